@@ -1,0 +1,44 @@
+# Two commands: `make demo` and `make test`. Everything happens inside .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INPUTS := pyproject.toml constraints.txt
+
+.PHONY: help install demo test lint clean
+help:
+	@echo "make demo   install into .venv, then train, measure and draw on embedded data (a few minutes)"
+	@echo "make test   install the test extras and run the tests"
+	@echo "make lint   ruff and mypy"
+	@echo "make clean  remove .venv and what the demo wrote"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(INPUTS) | $(BIN)/python
+	$(PIP) install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) install --quiet -c constraints.txt -e ".[test]"
+	@touch $@
+
+$(VENV)/.installed-lint: $(VENV)/.installed
+	$(PIP) install --quiet -c constraints.txt -e ".[lint]"
+	@touch $@
+
+install: $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	$(BIN)/landscape demo -o demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy landscape cli
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

@@ -1,0 +1,231 @@
+"""What the curvature algorithms return: frozen records of NumPy arrays, each field with its shape and unit.
+
+Nothing here imports torch, so a results file can be read and drawn without it. Every record writes itself into an HDF5
+group and reads itself back: arrays become datasets, scalars and words become attributes, nested records become groups.
+
+Units: an eigenvalue of a loss Hessian has the unit of the loss (nats) per squared unit of parameter; masses and traces
+share it. Vectors are unit vectors in parameter space.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Array = NDArray[Any]
+
+
+class Record:
+    """HDF5 reading and writing shared by every result; subclasses are frozen dataclasses."""
+
+    def to_hdf5(self, group: Any) -> None:
+        """Write every field into ``group``; fields that are ``None`` leave no trace."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if value is None:
+                continue
+            if isinstance(value, Record):
+                value.to_hdf5(group.create_group(field.name))
+            elif isinstance(value, np.ndarray):
+                compression = {"compression": "gzip", "shuffle": True} if value.size > 64 else {}
+                group.create_dataset(field.name, data=value, **compression)
+            else:
+                group.attrs[field.name] = value
+
+    @classmethod
+    def from_hdf5(cls, group: Any) -> Self:
+        """Read the record that :meth:`to_hdf5` wrote. Raises ``KeyError`` when a required field is missing."""
+        hints = typing.get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            kind = _record_type(hints[field.name])
+            if field.name in group.attrs:
+                values[field.name] = _plain(group.attrs[field.name])
+            elif field.name in group:
+                node = group[field.name]
+                values[field.name] = kind.from_hdf5(node) if kind else node[...]
+            elif field.default is dataclasses.MISSING:
+                raise KeyError(f"{group.name}: no field '{field.name}' for {cls.__name__}")
+        return cls(**values)
+
+
+def _record_type(hint: Any) -> type[Record] | None:
+    for candidate in (hint, *typing.get_args(hint)):
+        if isinstance(candidate, type) and issubclass(candidate, Record):
+            return candidate
+    return None
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+@dataclass(frozen=True)
+class Interval(Record):
+    """An estimate with its 95 % confidence interval."""
+
+    value: float  # the unit of what is estimated
+    low: float
+    high: float
+
+    @classmethod
+    def from_samples(cls, samples: Array, offset: float = 0.0) -> Self:
+        """Student-t interval of ``offset + E[samples]``; a single sample gives an infinite one."""
+        samples = np.asarray(samples, dtype=np.float64)
+        mean = offset + float(samples.mean())
+        if samples.size < 2:
+            return cls(mean, -np.inf, np.inf)
+        half = float(stats.t.ppf(0.975, samples.size - 1) * samples.std(ddof=1) / np.sqrt(samples.size))
+        return cls(mean, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class Eigenpairs(Record):
+    """Extreme eigenpairs, ascending, with explicitly computed residuals.
+
+    Some eigenvalue lies within ``residuals[i]`` of ``values[i]``; since a Rayleigh quotient never lies below λ_min,
+    ``values[0] < 0`` by more than the noise of the product proves a negative eigenvalue.
+    """
+
+    values: Array  # (k,) eigenvalues, ascending
+    residuals: Array  # (k,) ‖Hv − θv‖₂, recomputed from a fresh product
+    converged: Array  # (k,) bool, residual ≤ tol · max|θ|
+    tol: float  # relative tolerance asked for
+    num_matvecs: int  # products spent
+    vectors: Array | None = None  # (n, k) unit columns
+
+    @property
+    def lambda_min(self) -> float:
+        return float(self.values[0])
+
+    @property
+    def lambda_max(self) -> float:
+        return float(self.values[-1])
+
+
+@dataclass(frozen=True)
+class TraceEstimate(Record):
+    """Deflated Hutchinson estimate: tr H = Σ θ_deflated + E[zᵀPHPz]."""
+
+    samples: Array  # (n_v,) one value a probe, the unit of an eigenvalue
+    offset: float  # sum of the deflated eigenvalues, known without probe error
+
+    @property
+    def value(self) -> float:
+        return self.offset + float(self.samples.mean())
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error over probes; infinite for a single probe."""
+        if self.samples.size < 2:
+            return float("inf")
+        return float(self.samples.std(ddof=1) / np.sqrt(self.samples.size))
+
+
+@dataclass(frozen=True)
+class SpectralDensity(Record):
+    """Stochastic Lanczos quadrature, raw: what every density curve and every mass is computed from.
+
+    The spectral measure Σ_i δ(λ − λ_i) is estimated by Σ_d δ(λ − θ_d) over the deflated eigenvalues plus, averaged
+    over probes l, ``probe_mass[l]`` · Σ_k weights[l, k] · δ(λ − nodes[l, k]).
+    """
+
+    nodes: Array  # (n_v, m) Ritz values, ascending in each row; NaN beyond the row's num_steps
+    weights: Array  # (n_v, m) squared first components, each row sums to 1; 0 beyond num_steps
+    alpha: Array  # (n_v, m) diagonal of the tridiagonal matrix; NaN beyond num_steps
+    beta: Array  # (n_v, m) off-diagonal; entry j couples steps j and j+1, the last is the residual norm
+    num_steps: Array  # (n_v,) steps taken before breakdown or the limit
+    probe_mass: Array  # (n_v,) ‖Pz‖², in eigenvalues; its mean estimates n − deflated
+    deflated: Array  # (d,) eigenvalues projected out and known on their own
+    dimension: int  # n, number of parameters
+    num_matvecs: int  # products spent
+
+    def integrate(self, function: Any) -> tuple[Array, float]:
+        """tr f(H), as one sample a probe ``(n_v,)`` and the exact share of the deflated eigenvalues."""
+        values = np.where(self.weights > 0, function(np.nan_to_num(self.nodes)) * self.weights, 0.0)
+        samples = self.probe_mass * values.sum(axis=1)
+        return samples, float(np.sum(function(self.deflated))) if self.deflated.size else 0.0
+
+    def negative_mass(self) -> Interval:
+        """M₋ = Σ_{λ<0} |λ| with its interval over probes, cut at 0 from below."""
+        samples, offset = self.integrate(lambda x: np.maximum(-x, 0.0))
+        estimate = Interval.from_samples(samples, offset)
+        return Interval(estimate.value, max(estimate.low, offset), estimate.high)
+
+    def positive_mass(self) -> Interval:
+        """M₊ = Σ_{λ>0} λ with its interval over probes, cut at 0 from below."""
+        samples, offset = self.integrate(lambda x: np.maximum(x, 0.0))
+        estimate = Interval.from_samples(samples, offset)
+        return Interval(estimate.value, max(estimate.low, offset), estimate.high)
+
+    def negative_fraction_of_mass(self) -> Interval:
+        """ν = M₋ / (M₊ + M₋) ∈ [0, 1], scale-free; interval by the leave-one-probe-out jackknife. NaN for H = 0."""
+        negative, negative_offset = self.integrate(lambda x: np.maximum(-x, 0.0))
+        absolute, absolute_offset = self.integrate(np.abs)
+        count = negative.size
+        total = absolute.mean() + absolute_offset
+        if total == 0.0:
+            return Interval(np.nan, np.nan, np.nan)
+        value = float((negative.mean() + negative_offset) / total)
+        if count < 2:
+            return Interval(value, 0.0, 1.0)
+        left_out = ((negative.sum() - negative) / (count - 1) + negative_offset) / (
+            (absolute.sum() - absolute) / (count - 1) + absolute_offset
+        )
+        error = np.sqrt((count - 1) / count * np.sum((left_out - left_out.mean()) ** 2))
+        half = float(stats.t.ppf(0.975, count - 1) * error)
+        return Interval(value, max(0.0, value - half), min(1.0, value + half))
+
+    def trace(self) -> TraceEstimate:
+        """The trace from the same products: zᵀPHPz = ‖Pz‖² α₁ for every probe."""
+        return TraceEstimate(samples=self.probe_mass * self.alpha[:, 0], offset=float(self.deflated.sum()))
+
+
+@dataclass(frozen=True)
+class SaddleReport(Record):
+    """What point of the landscape a part sits at, as numbers and one word."""
+
+    loss: float  # L, nats
+    gradient_norm: float  # ‖∇L‖₂
+    lambda_max: float  # largest Ritz value
+    lambda_max_residual: float  # ‖Hv − θv‖ of it
+    lambda_min: float  # smallest Ritz value
+    lambda_min_residual: float  # ‖Hv − θv‖ of it
+    noise_floor: float  # absolute; below it the sign of an eigenvalue means nothing
+    index_lower_bound: int  # certified number of negative eigenvalues among the pairs computed
+    negative_mass: Interval  # M₋
+    negative_fraction: Interval  # ν = M₋ / (M₊ + M₋)
+    trace: float
+    trace_standard_error: float
+    gradient_alignment: float  # |cos(∇L, v_min)|
+    sam_threshold: float  # 2‖∇L‖/|λ_min|, the radius above which a SAM step amplifies v_min; inf if λ_min ≥ 0
+    verdict: str  # minimum | saddle | flat | not stationary | undecided
+    reason: str  # one sentence
+
+    @property
+    def curvature_ratio(self) -> float:
+        """|λ_min/λ_max|; NaN when neither end rises above the noise floor."""
+        if abs(self.lambda_max) <= self.noise_floor:
+            return float("nan")
+        return abs(self.lambda_min / self.lambda_max)
+
+
+@dataclass(frozen=True)
+class PartSpectrum(Record):
+    """Everything measured on one part of a problem: the unit that is stored, resumed and drawn."""
+
+    part: str  # path below /spectra, for example "class/3" or "class/3/layer/conv1"
+    label: str  # what a figure calls it, for example "truck"
+    num_samples: int
+    num_parameters: int
+    pairs: Eigenpairs
+    density: SpectralDensity
+    saddle: SaddleReport
+    seconds: float  # wall time
+    accuracy: float | None = None  # share of this part's samples that are classified correctly
