@@ -1,1 +1,1 @@
-
+"""The `landscape` command: parse, call the library, print."""

@@ -1,1 +1,38 @@
+"""The core: what matrix, multiplied how, analysed by which algorithm, summed up in which record.
 
+`problem` states the frozen question, `operators` multiply, `lanczos`, `density` and `trace` are plain functions of an
+operator, `results` are the records they return, `saddle` turns the records into a verdict and `measurement` runs it all on
+one part. Names are imported on first use, so that reading results never loads torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "problem": ("BatchNormPolicy", "Problem", "ProblemCheck", "Samples"),
+    "operators": ("HessianOperator", "SymmetricOperator"),
+    "parts": ("Part", "class_parts", "cross_parts", "group_parts", "layer_parts", "resolve_classes", "whole_part"),
+    "lanczos": ("Tridiagonalization", "extreme_eigenpairs", "tridiagonalize"),
+    "density": ("spectral_density",),
+    "trace": ("hutchinson_trace",),
+    "saddle": ("saddle_report",),
+    "measurement": ("MeasureSettings", "measure"),
+    "results": (
+        "Eigenpairs",
+        "Interval",
+        "PartSpectrum",
+        "SaddleReport",
+        "SpectralDensity",
+        "TraceEstimate",
+    ),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)

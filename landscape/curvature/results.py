@@ -100,6 +100,10 @@ class Eigenpairs(Record):
     num_matvecs: int  # products spent
     vectors: Array | None = None  # (n, k) unit columns
 
+    def without_vectors(self) -> Self:
+        """The same pairs without the eigenvectors, which are as large as the model each."""
+        return dataclasses.replace(self, vectors=None)
+
     @property
     def lambda_min(self) -> float:
         return float(self.values[0])

@@ -1,0 +1,75 @@
+"""`landscape plot`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+from rich.console import Console
+
+from landscape.errors import LandscapeError
+from landscape.plotting import Drawing, class_bars, density_grid, save_drawing
+from landscape.store import SpectrumFile
+
+KINDS = {
+    "density": "one panel a part: eigenvalues per decade against λ, outliers, λ_min, ν",
+    "classes": "λ_max, |λ_min|, negative mass, gradient and size class by class; several files side by side",
+}
+
+
+@click.command(name="plot", help="Draw a spectrum file; nothing is computed.\n\nKinds:\n\n" + "\n\n".join(
+    f"- **{name}**: {text}" for name, text in KINDS.items()
+))  # fmt: skip
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.h5…")
+@click.option("--kind", type=click.Choice(list(KINDS)), default="density", show_default=True)
+@click.option("--parts", metavar="GLOB", help="only parts whose path matches, for example 'class/*' or 'group/tail'")
+@click.option("--names", metavar="A,B", help="what the files are called in the legend [default: file names]")
+@click.option("--column", type=click.Choice(["single", "double", "wide"]), default="double", show_default=True,
+              help="width of the printed figure")  # fmt: skip
+@click.option("-o", "--output", "outputs", multiple=True, required=True, type=click.Path(path_type=Path),
+              help="FIGURE.pdf, .png or .svg; may be repeated. The arrays drawn are kept beside it")  # fmt: skip
+def command(
+    files: tuple[Path, ...], kind: str, parts: str | None, names: str | None, column: str, outputs: tuple[Path, ...]
+) -> None:
+    drawing = draw(files, kind, parts=parts, names=names.split(",") if names else None, column=column)
+    console = Console(highlight=False)
+    for output in outputs:
+        figure, arrays = save_drawing(drawing, output)
+        console.print(f"{figure} (arrays: {arrays})")
+
+
+def draw(
+    files: tuple[Path, ...],
+    kind: str,
+    *,
+    parts: str | None = None,
+    names: list[str] | None = None,
+    column: str = "double",
+) -> Drawing:
+    """The figure of ``kind`` for these files.
+
+    Raises:
+        LandscapeError: nothing to draw, or more files than the kind can show.
+    """
+    import fnmatch
+
+    methods = {}
+    labels = names or [file.stem for file in files]
+    if len(labels) != len(files) or len(set(labels)) != len(labels):
+        raise LandscapeError(
+            f"{len(files)} files need {len(files)} different names, got {', '.join(labels)}; use --names"
+        )
+    for label, file in zip(labels, files, strict=True):
+        spectra = SpectrumFile.open(file).read_all()
+        chosen = [s for s in spectra if parts is None or fnmatch.fnmatchcase(s.part, parts)]
+        if not chosen:
+            held = ", ".join(s.part for s in spectra[:8]) or "none yet"
+            raise LandscapeError(
+                f"{file} has no complete part{f' that matches {parts!r}' if parts else ''}; it holds: {held}"
+            )
+        methods[label] = chosen
+    if kind == "classes":
+        return class_bars(methods if len(methods) > 1 else next(iter(methods.values())), column=column)
+    if len(files) > 1:
+        raise LandscapeError("--kind density draws one file; give one, or --kind classes to compare several")
+    return density_grid(next(iter(methods.values())), column=column)

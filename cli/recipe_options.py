@@ -1,0 +1,76 @@
+"""The recipe as command-line options: one a field, generated, so that flags and TOML cannot drift apart."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import rich_click as click
+
+from landscape.training.recipe import Recipe
+
+_SPECIAL = {"data.source": "--data", "loss.gamma": "--loss-gamma", "optimizer.gamma": "--stage-gamma"}
+_TITLES = {
+    "data": "Data",
+    "model": "Model",
+    "loss": "Loss and class weights",
+    "optimizer": "Optimiser",
+    "schedule": "Schedule",
+    "run": "Run",
+}
+
+
+def _fields(sections: Iterable[str]) -> Iterable[tuple[str, str, Any]]:
+    for section in sections:
+        for name, field in Recipe.model_fields[section].annotation.model_fields.items():  # type: ignore[union-attr]
+            yield section, name, field
+
+
+def _flag(section: str, name: str) -> str:
+    special = _SPECIAL.get(f"{section}.{name}")
+    return special or ("--" + (section if name == "name" else name).replace("_", "-"))
+
+
+def _choices(annotation: Any) -> list[str]:
+    if typing.get_origin(annotation) is typing.Literal:
+        return list(typing.get_args(annotation))
+    return [value for inner in typing.get_args(annotation) for value in _choices(inner)]
+
+
+def recipe_options(command: str, *sections: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Options for the fields of ``sections``; their values arrive as keyword arguments ``section__field``."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        groups: dict[str, list[str]] = {}
+        for section, name, field in reversed(list(_fields(sections))):
+            flag = _flag(section, name)
+            groups.setdefault(_TITLES[section], []).insert(0, flag)
+            text = field.description or ""
+            if field.default is not None and field.annotation is not bool:
+                text += f" [default: {field.default}]"
+            choices = _choices(field.annotation)
+            kind: dict[str, Any]
+            if field.annotation is bool:
+                kind = {"is_flag": True, "default": None}
+            elif choices:
+                kind = {"type": click.Choice(choices)}
+            else:
+                numeric = field.annotation in (int, float) or {int, float} & set(typing.get_args(field.annotation))
+                kind = {"type": str, "metavar": "NUMBER" if numeric else "TEXT"}
+            function = click.option(flag, f"{section}__{name}", help=text.strip(), **kind)(function)
+        titled = [{"name": title, "options": flags} for title, flags in reversed(groups.items())]
+        click.rich_click.OPTION_GROUPS.setdefault(f"* {command}", []).extend(titled)
+        return function
+
+    return decorate
+
+
+def given_values(arguments: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The fields that were said on the command line, nested as in a recipe."""
+    values: dict[str, dict[str, Any]] = {}
+    for key, value in arguments.items():
+        section, separator, name = key.partition("__")
+        if separator and value is not None:
+            values.setdefault(section, {})[name] = value
+    return values

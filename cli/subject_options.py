@@ -1,0 +1,36 @@
+"""Which model on which data: options shared by every command that reads a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+from landscape_cli.recipe_options import given_values, recipe_options
+
+from landscape.study import Subject, open_subject
+
+
+def subject_options(command: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--model``, ``--allow-pickle`` and the data section; :func:`subject_of` turns them into a subject."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        function = click.option(
+            "--allow-pickle", is_flag=True, help="unpickle a foreign checkpoint, which runs the code it holds"
+        )(function)
+        function = click.option(
+            "--model",
+            "factory",
+            metavar="PACKAGE.MODULE:FACTORY",
+            help="the network of a foreign checkpoint; the factory is called without arguments",
+        )(function)
+        return recipe_options(command, "data")(function)
+
+    return decorate
+
+
+def subject_of(checkpoint: Path, factory: str | None, allow_pickle: bool, fields: dict[str, Any]) -> Subject:
+    """Open what the options of :func:`subject_options` name."""
+    data = given_values(fields).get("data", {})
+    return open_subject(checkpoint, model=factory, data=data, allow_pickle=allow_pickle)

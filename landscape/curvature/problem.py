@@ -1,0 +1,373 @@
+"""The frozen question: which loss of which model on which samples.
+
+    L(θ) = Σ_i w_i ℓ_i(θ) / Σ_i w_i
+
+A :class:`Problem` holds its own copy of the model with fixed buffers and its own tensors of samples, so the matrix that
+is measured is the same at every product, whatever happens to the caller's model meanwhile.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from landscape.curvature.parts import Part
+from landscape.errors import LandscapeError
+
+BatchNormPolicy = Literal["eval", "batch"]
+LossFunction = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
+
+# Enough samples for a stable estimate of rounding noise, few enough to cost nothing beside the analysis.
+_CHECK_SAMPLES = 48
+
+
+class Samples(NamedTuple):
+    """Fixed inputs and targets, one entry a sample along the first axis."""
+
+    inputs: Tensor  # (N, ...)
+    targets: Tensor  # (N, ...)
+
+    @classmethod
+    def from_loader(cls, loader: Iterable[tuple[Tensor, Tensor]], *, freeze: bool = False) -> Samples:
+        """Collect a loader of ``(inputs, targets)`` batches into tensors, and refuse one that moves.
+
+        The loader is read twice. A shuffled order is harmless (the samples are the same), but random transforms give a
+        different Hessian at every product, and that alone fabricates negative eigenvalues.
+
+        Args:
+            loader: finite iterable of batches.
+            freeze: keep one random copy instead of refusing; the result is then a statement about that copy.
+
+        Raises:
+            LandscapeError: the samples of the second reading differ from those of the first.
+        """
+        first = cls._collect(loader)
+        if freeze:
+            return first
+        second = cls._collect(loader)
+        if not _same_multiset(first, second):
+            raise LandscapeError(
+                "the loader is not deterministic: its samples differ between two readings. Remove the random transforms "
+                "(crop, flip, jitter) or pass freeze=True to measure one frozen copy of them."
+            )
+        return first
+
+    @classmethod
+    def _collect(cls, loader: Iterable[tuple[Tensor, Tensor]]) -> Samples:
+        batches = [(inputs, targets) for inputs, targets in loader]
+        if not batches:
+            raise LandscapeError("the loader gave no batch; a problem needs at least one sample")
+        return cls(torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches]))
+
+
+def _same_multiset(first: Samples, second: Samples) -> bool:
+    if first.inputs.shape != second.inputs.shape or first.targets.shape != second.targets.shape:
+        return False
+    if torch.equal(first.inputs, second.inputs) and torch.equal(first.targets, second.targets):
+        return True
+
+    def rows(samples: Samples) -> list[bytes]:
+        inputs, targets = samples.inputs.detach().cpu().contiguous(), samples.targets.detach().cpu().contiguous()
+        return sorted(x.numpy().tobytes() + y.numpy().tobytes() for x, y in zip(inputs, targets, strict=True))
+
+    return rows(first) == rows(second)
+
+
+@dataclass(frozen=True)
+class ProblemCheck:
+    """What the start-up probe found; all numbers are relative to the size of the product."""
+
+    determinism: float  # ‖Hv − H'v‖/‖Hv‖ of two products with the same vector
+    symmetry: float  # |uᵀHv − vᵀHu| / (‖u‖‖Hv‖)
+    finite_difference: float  # ‖Hv − [g(θ+εv) − g(θ−εv)]/2ε‖/‖Hv‖ in float64
+    noise: float  # δ: rounding of the working precision, ‖Hv − H₆₄v‖/‖H₆₄v‖, or the determinism error if larger
+
+
+class Problem:
+    """Model, loss and samples, frozen; optionally cut by samples and by parameters.
+
+    The number of parameters ``n`` counts those of the chosen ``parameters`` with ``requires_grad``, flattened in module
+    order. Cost of construction: about ten Hessian products on at most 48 samples (the start-up probe).
+
+    Args:
+        model: any module; it is copied, and the caller's comes back untouched.
+        loss: ``loss(outputs, targets) -> (Σ w_i ℓ_i, Σ w_i)``, such as those of :mod:`landscape.losses`.
+        samples: fixed tensors, or a loader that passes :meth:`Samples.from_loader`.
+        batch_norm: ``eval`` uses running statistics; ``batch`` the statistics of the set, which must fit one chunk.
+        chunk_size: samples a forward pass; by default 128 on a CPU and 1,024 on an accelerator.
+        dtype: working precision of the products.
+        device: where to work; by default where the model's parameters are.
+
+    Raises:
+        LandscapeError: the operator moves between two products, is not symmetric, or disagrees with finite differences.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: LossFunction,
+        samples: Samples | Iterable[tuple[Tensor, Tensor]],
+        *,
+        batch_norm: BatchNormPolicy = "eval",
+        chunk_size: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        trainable = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+        if not trainable:
+            raise LandscapeError("the model has no parameter with requires_grad=True; nothing to differentiate")
+        if not isinstance(samples, Samples):
+            samples = Samples(*samples) if _is_tensor_pair(samples) else Samples.from_loader(samples)
+        if len(samples.inputs) != len(samples.targets):
+            raise LandscapeError(f"{len(samples.inputs)} inputs but {len(samples.targets)} targets")
+        if not len(samples.inputs):
+            raise LandscapeError("no samples: a problem needs at least one")
+        self.device = torch.device(device) if device is not None else next(model.parameters()).device
+        self.dtype = dtype
+        self.loss = loss
+        self.batch_norm: BatchNormPolicy = batch_norm
+        self.chunk_size = chunk_size or (128 if self.device.type == "cpu" else 1024)
+        self.trainable = trainable
+        self.parameter_names = trainable
+        self._freeze(model, samples)
+        self.check = self._probe()
+
+    def _freeze(self, model: nn.Module, samples: Samples) -> None:
+        self._model = copy.deepcopy(model).to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
+        inputs, targets = samples.inputs.detach().to(self.device), samples.targets.detach().to(self.device)
+        self.samples = Samples(inputs.to(self.dtype) if inputs.is_floating_point() else inputs, targets)
+        self._refuse_large_batch_norm()
+        self.parameters = {name: p.detach().clone() for name, p in self._model.named_parameters()}
+        self.buffers = {name: b.detach().clone() for name, b in self._model.named_buffers()}
+
+    def _refuse_large_batch_norm(self) -> None:
+        layers = [module for module in self._model.modules() if isinstance(module, _BatchNorm)]
+        if self.batch_norm == "eval" or not layers:
+            return
+        if len(self.samples.inputs) > self.chunk_size:
+            raise LandscapeError(
+                f"batch_norm='batch' needs all {len(self.samples.inputs)} samples in one chunk of {self.chunk_size}, or "
+                "each chunk would have its own statistics and so its own loss. Use batch_norm='eval', fewer samples, or "
+                f"chunk_size={len(self.samples.inputs)}."
+            )
+        for layer in layers:
+            # Batch statistics without moving the running ones.
+            layer.training, layer.track_running_stats = True, False
+
+    # ------------------------------------------------------------------ the shape of the question
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.samples.inputs)
+
+    @functools.cached_property
+    def num_parameters(self) -> int:
+        return sum(self.parameters[name].numel() for name in self.parameter_names)
+
+    @functools.cached_property
+    def parameter_norm(self) -> float:
+        """‖θ‖₂ of the chosen parameters."""
+        return float(self.flatten([self.parameters[name] for name in self.parameter_names]).double().norm())
+
+    def restrict(self, part: Part) -> Problem:
+        """The same question on a part: fewer samples, fewer free parameters, or both; a view, nothing is copied twice."""
+        view = copy.copy(self)
+        for cached in ("num_parameters", "parameter_norm", "total_weight"):
+            view.__dict__.pop(cached, None)
+        if part.samples is not None:
+            index = part.samples.to(self.device)
+            if not len(index):
+                raise LandscapeError(f"part '{part.path}' has no samples")
+            view.samples = Samples(self.samples.inputs[index], self.samples.targets[index])
+            view._refuse_large_batch_norm()
+        if part.parameters is not None:
+            unknown = [name for name in part.parameters if name not in self.trainable]
+            if unknown:
+                raise LandscapeError(f"part '{part.path}': the model has no trainable parameter '{unknown[0]}'")
+            view.parameter_names = tuple(name for name in self.trainable if name in set(part.parameters))
+        return view
+
+    def with_dtype(self, dtype: torch.dtype) -> Problem:
+        """The same question in another precision."""
+        view = copy.copy(self)
+        view.__dict__.pop("total_weight", None)
+        view.dtype = dtype
+        view._model = copy.deepcopy(self._model).to(dtype=dtype)
+        view.parameters = {name: p.to(dtype) for name, p in self.parameters.items()}
+        view.buffers = {name: b.to(dtype) if b.is_floating_point() else b for name, b in self.buffers.items()}
+        inputs = self.samples.inputs
+        view.samples = Samples(inputs.to(dtype) if inputs.is_floating_point() else inputs, self.samples.targets)
+        return view
+
+    def flatten(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Concatenate one tensor a chosen parameter into ``(n,)``."""
+        return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+    def unflatten(self, vector: Tensor) -> list[Tensor]:
+        """Cut ``(n,)`` into one tensor a chosen parameter."""
+        shapes = [self.parameters[name].shape for name in self.parameter_names]
+        pieces = vector.split([shape.numel() for shape in shapes])
+        return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+    # ------------------------------------------------------------------ values
+
+    def chunks(self) -> Iterator[Samples]:
+        """The samples in forward passes of ``chunk_size``; the last may be shorter."""
+        for start in range(0, self.num_samples, self.chunk_size):
+            stop = start + self.chunk_size
+            yield Samples(self.samples.inputs[start:stop], self.samples.targets[start:stop])
+
+    def loss_sum(self, chosen: Sequence[Tensor], chunk: Samples) -> tuple[Tensor, Tensor]:
+        """``(Σ w_i ℓ_i, Σ w_i)`` of one chunk with the chosen parameters set to ``chosen``, differentiable in them."""
+        parameters = {**self.parameters, **dict(zip(self.parameter_names, chosen, strict=True))}
+        # Tied tensors appear once among the parameters; functional_call hands the replacement to every place that uses it.
+        outputs = functional_call(self._model, {**parameters, **self.buffers}, (chunk.inputs,), tie_weights=True)
+        result = self.loss(outputs, chunk.targets)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise LandscapeError(
+                f"the loss must return (Σ w_i ℓ_i, Σ w_i), got {type(result).__name__}; wrap a mean-reduced loss with "
+                "landscape.losses.build_loss, or return loss(reduction='sum') and the number of samples"
+            )
+        return result
+
+    def leaves(self) -> list[Tensor]:
+        """Fresh leaf tensors of the chosen parameters, in order, that require grad."""
+        return [self.parameters[name].detach().requires_grad_(True) for name in self.parameter_names]
+
+    @functools.cached_property
+    def total_weight(self) -> float:
+        """W = Σ_i w_i over all samples; the one divisor of loss, gradient and Hessian."""
+        leaves = [self.parameters[name] for name in self.parameter_names]
+        with torch.no_grad():
+            weight = sum(float(self.loss_sum(leaves, chunk)[1]) for chunk in self.chunks())
+        if not weight > 0:
+            raise LandscapeError(
+                f"the samples weigh {weight:g} in all; class weights of this part are zero or negative"
+            )
+        return weight
+
+    def value(self, direction: Tensor | None = None, step: float = 0.0) -> float:
+        """L(θ + step · direction), summed in float64 over chunks."""
+        chosen = [self.parameters[name] for name in self.parameter_names]
+        if direction is not None and step:
+            chosen = [p + step * d for p, d in zip(chosen, self.unflatten(direction), strict=True)]
+        total, weight = 0.0, 0.0
+        with torch.no_grad():
+            for chunk in self.chunks():
+                chunk_total, chunk_weight = self.loss_sum(chosen, chunk)
+                total, weight = total + float(chunk_total.double()), weight + float(chunk_weight)
+        return total / weight
+
+    def value_and_gradient(self) -> tuple[float, Tensor]:
+        """L(θ) and ∇L(θ) of shape ``(n,)``. Cost: one forward and one backward pass over the samples."""
+        leaves = self.leaves()
+        total, weight = 0.0, 0.0
+        gradient = torch.zeros(self.num_parameters, dtype=self.dtype, device=self.device)
+        for chunk in self.chunks():
+            chunk_total, chunk_weight = self.loss_sum(leaves, chunk)
+            gradient += self.flatten(torch.autograd.grad(chunk_total, leaves, materialize_grads=True))
+            total, weight = total + float(chunk_total.detach().double()), weight + float(chunk_weight)
+        return total / weight, gradient / weight
+
+    @torch.no_grad()
+    def outputs(self) -> Tensor:
+        """What the model says of every sample, ``(N, ...)``."""
+        chunks = [functional_call(self._model, {**self.parameters, **self.buffers}, (c.inputs,)) for c in self.chunks()]
+        return torch.cat(chunks)
+
+    # ------------------------------------------------------------------ the start-up probe
+
+    def thinned(self, count: int = _CHECK_SAMPLES) -> Problem:
+        """The same question on at most ``count`` samples, evenly spread over the set."""
+        if self.num_samples <= count:
+            return self
+        index = torch.linspace(0, self.num_samples - 1, count, device=self.device).round().long()
+        return self.restrict(Part(path="thinned", label="thinned", samples=index))
+
+    def noise(self) -> float:
+        """δ: relative rounding error of a product in the working precision, measured on at most 48 samples.
+
+        In float32 it is the distance to the same product in float64; in float64 it is the bound √n·ε.
+        """
+        if self.dtype == torch.float64:
+            return float(self.num_parameters**0.5 * torch.finfo(torch.float64).eps)
+        from landscape.curvature.operators import HessianOperator
+
+        small = self.thinned()
+        vector = _unit_vector(small, seed=0)
+        product = (HessianOperator(small) @ vector).double()
+        reference = HessianOperator(small.with_dtype(torch.float64)) @ vector.double()
+        return _relative(product - reference, reference)
+
+    def _probe(self) -> ProblemCheck:
+        from landscape.curvature.operators import HessianOperator
+
+        small = self.thinned()
+        u, v = _unit_vector(small, seed=1), _unit_vector(small, seed=2)
+        first, second = HessianOperator(small) @ v, HessianOperator(small) @ v
+        if not torch.isfinite(first).all():
+            raise LandscapeError(
+                "the Hessian product is not finite: the loss overflows at these parameters. Check the checkpoint, the "
+                "normalisation of the images and the precision."
+            )
+        determinism = _relative(first - second, first)
+        if determinism > 1e-3:
+            raise LandscapeError(
+                f"the Hessian moves: two products with one vector differ by {determinism:.1e}. Something in the model is "
+                "random even in eval mode (functional dropout, sampled noise); switch it off."
+            )
+        other = HessianOperator(small) @ u
+        scale = float(first.norm() + other.norm())
+        symmetry = abs(float(u.double() @ first.double() - v.double() @ other.double())) / scale if scale else 0.0
+        exact = small.with_dtype(torch.float64)
+        reference = HessianOperator(exact) @ v.double()
+        finite = _relative(_difference_of_gradients(exact, v.double()) - reference, reference)
+        if max(symmetry, finite) > 0.05:
+            raise LandscapeError(
+                f"the Hessian product fails its own check (asymmetry {symmetry:.1e}, distance to finite differences "
+                f"{finite:.1e}): some operation of the model or loss has a wrong second derivative (detach, rounding, a "
+                "custom autograd function)."
+            )
+        if self.dtype == torch.float64:
+            noise = self.noise()
+        else:
+            noise = _relative(first.double() - reference, reference)
+        return ProblemCheck(determinism, symmetry, finite, max(determinism, noise))
+
+
+def _is_tensor_pair(samples: Any) -> bool:
+    return isinstance(samples, (tuple, list)) and len(samples) == 2 and all(isinstance(s, Tensor) for s in samples)
+
+
+def _unit_vector(problem: Problem, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    vector = torch.randn(problem.num_parameters, generator=generator, dtype=torch.float64)
+    return (vector / vector.norm()).to(device=problem.device, dtype=problem.dtype)
+
+
+def _relative(error: Tensor, reference: Tensor) -> float:
+    size = float(reference.norm())
+    return float(error.norm()) / size if size > 0 else float(error.norm())
+
+
+def _difference_of_gradients(problem: Problem, vector: Tensor) -> Tensor:
+    """[∇L(θ + εv) − ∇L(θ − εv)]/2ε; ε is small so that hardly a ReLU changes side, which only float64 affords."""
+    step = 1e-6 * max(problem.parameter_norm, 1e-3)
+    gradients = []
+    for sign in (1.0, -1.0):
+        moved = copy.copy(problem)
+        shifted = [
+            problem.parameters[name] + sign * step * piece
+            for name, piece in zip(problem.parameter_names, problem.unflatten(vector), strict=True)
+        ]
+        moved.parameters = {**problem.parameters, **dict(zip(problem.parameter_names, shifted, strict=True))}
+        gradients.append(moved.value_and_gradient()[1])
+    return (gradients[0] - gradients[1]) / (2 * step)

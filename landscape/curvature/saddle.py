@@ -1,0 +1,99 @@
+"""From numbers to a verdict: is this part of the problem at a minimum, at a saddle, or nowhere in particular?"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from landscape.curvature.results import Eigenpairs, SaddleReport, SpectralDensity
+
+# A sign is claimed only this many times above the measured rounding of a product.
+NOISE_MARGIN = 10.0
+# Within one hundredth of ‖θ‖ of the point, curvature must outweigh the gradient for the point to count as stationary.
+STATIONARY_RADIUS = 0.01
+
+
+def saddle_report(
+    *,
+    loss: float,
+    gradient: Tensor,
+    parameter_norm: float,
+    pairs: Eigenpairs,
+    density: SpectralDensity,
+    noise: float,
+    radius: float = STATIONARY_RADIUS,
+) -> SaddleReport:
+    """Sum up one part.
+
+    The noise floor is 10 · δ · max|θ|, δ being the relative rounding error of a product. A Rayleigh quotient below
+    minus the floor proves a negative eigenvalue (Courant-Fischer), and so many of them over orthonormal vectors prove
+    as many negative eigenvalues (Cauchy interlacing).
+
+    Moving by t along a direction changes the loss by about ‖∇L‖t + ½λt², so the gradient decides up to t = 2‖∇L‖/|λ|
+    and the curvature beyond. The point counts as stationary when that length, taken with λ_min if it is negative and
+    λ_max otherwise, is at most ``radius`` · ‖θ‖. For λ_min it is also the radius above which a SAM step amplifies the
+    escape direction.
+
+    Args:
+        loss: L of the part.
+        gradient: ∇L, ``(n,)``.
+        parameter_norm: ‖θ‖ of the part's parameters.
+        pairs: both ends of its spectrum, with vectors.
+        density: its quadrature.
+        noise: δ.
+        radius: what share of ‖θ‖ counts as near.
+    """
+    gradient_norm = float(gradient.double().norm())
+    low, high = float(pairs.values[0]), float(pairs.values[-1])
+    floor = NOISE_MARGIN * noise * float(np.abs(pairs.values).max())
+    index = int(np.sum(pairs.values < -floor))
+    threshold = 2 * gradient_norm / -low if low < 0 else float("inf")
+    alignment = 0.0
+    if pairs.vectors is not None and gradient_norm > 0:
+        direction = gradient.double().cpu().numpy() / gradient_norm
+        alignment = float(abs(direction @ pairs.vectors[:, 0].astype(np.float64)))
+    trace = density.trace()
+    verdict, reason = _verdict(pairs, index, floor, gradient_norm, radius * parameter_norm)
+    return SaddleReport(
+        loss=loss,
+        gradient_norm=gradient_norm,
+        lambda_max=high,
+        lambda_max_residual=float(pairs.residuals[-1]),
+        lambda_min=low,
+        lambda_min_residual=float(pairs.residuals[0]),
+        noise_floor=floor,
+        index_lower_bound=index,
+        negative_mass=density.negative_mass(),
+        negative_fraction=density.negative_fraction_of_mass(),
+        trace=trace.value,
+        trace_standard_error=trace.standard_error,
+        gradient_alignment=alignment,
+        sam_threshold=threshold,
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def _verdict(pairs: Eigenpairs, index: int, floor: float, gradient_norm: float, near: float) -> tuple[str, str]:
+    low, high = float(pairs.values[0]), float(pairs.values[-1])
+    curvature = -low if index else high
+    if max(abs(low), abs(high)) <= floor or curvature <= 0:
+        return "flat", f"every eigenvalue computed lies within the noise floor {floor:.1e}"
+    reach = 2 * gradient_norm / curvature
+    if reach > near:
+        known = f"; λ_min = {low:.3g} is certified negative" if index else ""
+        return (
+            "not stationary",
+            f"the gradient outweighs the curvature up to a distance {reach:.2g}, near is {near:.2g}{known}",
+        )
+    if index:
+        return (
+            "saddle",
+            f"{index} eigenvalue{'s' if index > 1 else ''} certified negative, λ_min = {low:.3g} < −{floor:.1e}",
+        )
+    if not pairs.converged[0]:
+        return (
+            "undecided",
+            f"no negative eigenvalue found, but λ_min has not converged (residual {pairs.residuals[0]:.1e})",
+        )
+    return "minimum", f"no eigenvalue below −{floor:.1e}: λ_min = {low:.2g} ± {pairs.residuals[0]:.1e}"

@@ -1,0 +1,124 @@
+"""Models by name, and models of the user's own by ``package.module:factory``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from landscape.errors import LandscapeError
+from landscape.models.heads import make_head
+from landscape.models.resnet_cifar import CifarResNet
+from landscape.models.small import ConvNet, Mlp
+from landscape.torchvision_import import import_torchvision
+
+_CIFAR_RESNETS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}  # name -> blocks a stage
+_TORCHVISION_RESNETS = ("resnet18", "resnet34", "resnet50")
+
+
+def model_names() -> tuple[str, ...]:
+    """Names that :func:`build_model` knows."""
+    return (*_CIFAR_RESNETS, "convnet", "mlp", *_TORCHVISION_RESNETS)
+
+
+def build_model(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: int = 32,
+    head: str = "linear",
+    seed: int | None = None,
+) -> nn.Module:
+    """Build an untrained model: normalised images (N, in_channels, H, W) to logits (N, num_classes).
+
+    The head is the attribute ``head``, in torchvision's models ``fc``.
+
+    Args:
+        name: one of :func:`model_names`.
+        num_classes: C.
+        in_channels: channels of the images.
+        image_size: pixels, height = width. Only ``mlp`` depends on it; the others pool over whatever is left.
+        head: ``linear``, or ``cosine`` for outputs in [−1, 1].
+        seed: of the initial weights; the global generator is left as it was. ``None`` draws from the global generator.
+
+    Raises:
+        LandscapeError: an unknown name or head.
+    """
+    if name not in model_names():
+        near = difflib.get_close_matches(name, model_names(), n=1, cutoff=0.5)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise LandscapeError(
+            f"unknown model '{name}'{hint}\nKnown models: {', '.join(model_names())}, or package.module:factory"
+        )
+    if seed is not None:
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed: that would also reseed every GPU, which the fork does not restore.
+            torch.default_generator.manual_seed(seed)
+            return build_model(name, num_classes=num_classes, in_channels=in_channels, image_size=image_size, head=head)
+    if name in _CIFAR_RESNETS:
+        return CifarResNet(_CIFAR_RESNETS[name], num_classes, in_channels, head)
+    if name == "convnet":
+        return ConvNet(num_classes, in_channels, head)
+    if name == "mlp":
+        return Mlp(num_classes, in_channels, image_size, head)
+    return _torchvision_resnet(name, num_classes, in_channels, head)
+
+
+def _torchvision_resnet(name: str, num_classes: int, in_channels: int, head: str) -> nn.Module:
+    model: nn.Module = getattr(import_torchvision().models, name)(weights=None, num_classes=num_classes)
+    if in_channels != 3:
+        stem = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as torchvision starts its own
+        model.conv1 = stem
+    if head != "linear":
+        assert isinstance(model.fc, nn.Linear)
+        model.fc = make_head(head, model.fc.in_features, num_classes)
+    return model
+
+
+def import_factory(reference: str) -> Callable[..., Any]:
+    """Import ``package.module:factory``, a function or class of the user's own; the current folder is searched too.
+
+    Args:
+        reference: dotted module, a colon, and the name of a callable in it.
+
+    Returns:
+        The callable, not called.
+
+    Raises:
+        LandscapeError: no colon, no such module, no such name in it, not callable, or the module fails on import.
+    """
+    module_name, colon, factory_name = reference.partition(":")
+    if not (module_name and colon and factory_name.isidentifier()):
+        raise LandscapeError(f"'{reference}': expected package.module:factory, for example mynets.resnet:build")
+    # As `python -m` does. The entry stays: the module may import its neighbours when the factory is called.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+            where = f"no module '{error.name}' in '{os.getcwd()}' or the installed packages"
+        else:
+            where = f"module '{module_name}' needs '{error.name}', which is not installed"
+        raise LandscapeError(f"'{reference}': {where}") from error
+    except Exception as error:
+        raise LandscapeError(
+            f"'{reference}': importing '{module_name}' failed: {type(error).__name__}: {error}"
+        ) from error
+    if not hasattr(module, factory_name):
+        near = difflib.get_close_matches(factory_name, dir(module), n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise LandscapeError(f"'{reference}': module '{module_name}' has no '{factory_name}'{hint}")
+    factory = getattr(module, factory_name)
+    if not callable(factory):
+        raise LandscapeError(f"'{reference}': '{factory_name}' is a {type(factory).__name__}, not a function or class")
+    return factory

@@ -1,0 +1,350 @@
+"""Spectral densities over many decades of both signs, with nothing drawn that the quadrature does not say.
+
+The abscissa is s = asinh(λ/τ): linear for |λ| ≪ τ, ±ln(2|λ|/τ) for |λ| ≫ τ, smooth through 0. A Gaussian kernel of
+fixed width in s has a width proportional to |λ| away from 0, so the bulk and the outliers are both resolved, and the
+area under the curve is a number of eigenvalues wherever one looks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
+from numpy.typing import NDArray
+from scipy import stats
+
+from landscape.curvature.results import PartSpectrum, SaddleReport, SpectralDensity
+from landscape.errors import LandscapeError
+from landscape.plotting.style import PALETTE, Column, Drawing, new_figure, shorten, style, text_width
+
+Array = NDArray[np.float64]
+
+KERNEL_WIDTH = 0.25
+"""Least standard deviation in s = asinh(λ/τ): 0.11 decades of |λ|.
+
+About the spacing of a hundred Ritz values over ten decades: a narrower kernel draws a comb of single Ritz values, a
+wider one carries weight across 0. What crosses 0 comes from |λ| < τ, where the sign is noise anyway.
+"""
+
+_CURVE, _OUTLIER, _NEGATIVE = PALETTE[0], "0.25", PALETTE[3]
+
+
+@dataclass(frozen=True)
+class DensityCurve:
+    """A smoothed spectral density; eigenvalues per decade of |λ| (where |λ| ≫ τ), deflated ones not included."""
+
+    grid: Array  # (g,) s = asinh(λ/τ), ascending, equally spaced
+    eigenvalues: Array  # (g,) λ = τ sinh s
+    probes: Array  # (n_v, g) one curve a probe
+    mean: Array  # (g,) over probes
+    low: Array  # (g,) lower edge of the pointwise 95 % interval of the mean, ≥ 0; NaN for a single probe
+    high: Array  # (g,) upper edge of it; NaN for a single probe
+    threshold: float  # τ, the unit of an eigenvalue
+
+
+def density_curve(density: SpectralDensity, threshold: float, *, width: float = KERNEL_WIDTH) -> DensityCurve:
+    """Smooth each probe's quadrature in s = asinh(λ/τ).
+
+    y_l(s) = ln 10 · mass_l · Σ_k w_lk φ(s; s_lk, σ_lk) with s_lk = asinh(θ_lk/τ) and φ the normal density. So
+    ∫ y_l ds / ln 10 = mass_l, whose mean over probes plus the number of deflated eigenvalues estimates n.
+
+    σ_lk is ``width``, or half the distance between the neighbours of a Ritz value where that is more (its weight stands
+    for the eigenvalues of that whole stretch), but then at most |s_lk|/3: smoothing must not carry weight across 0.
+
+    Args:
+        density: quadrature of one part.
+        threshold: τ > 0; below it the axis is linear. The noise floor, or a larger value to spread less.
+        width: least σ, in s.
+
+    Raises:
+        LandscapeError: ``threshold`` or ``width`` is not positive.
+
+    Source: Papyan, JMLR 2020, appendix D (Gaussian smoothing of Lanczos quadrature), on a logarithmic scale.
+    """
+    if not threshold > 0 or not width > 0:
+        raise LandscapeError(f"threshold = {threshold} and width = {width} of a density curve must be positive")
+    used = density.weights > 0
+    positions = np.arcsinh(np.where(used, density.nodes, 0.0) / threshold)
+    reach = 5 * max(width, float(np.abs(positions).max()) / 3)
+    low, high = positions[used].min() - reach, positions[used].max() + reach
+    grid = np.linspace(low, high, math.ceil((high - low) / (width / 6)) + 1)
+    probes = np.empty((len(positions), grid.size))
+    for row, is_used in enumerate(used):
+        centres, weights = positions[row, is_used], density.weights[row, is_used]
+        widths = np.maximum(width, np.minimum(_half_spacing(centres), np.abs(centres) / 3))
+        probes[row] = (
+            math.log(10) * density.probe_mass[row] * (stats.norm.pdf(grid[:, None], centres, widths) @ weights)
+        )
+    mean = probes.mean(axis=0)
+    half = np.full_like(mean, np.nan)
+    if len(probes) > 1:
+        half = stats.t.ppf(0.975, len(probes) - 1) * probes.std(axis=0, ddof=1) / math.sqrt(len(probes))
+    return DensityCurve(
+        grid, threshold * np.sinh(grid), probes, mean, np.maximum(mean - half, 0.0), mean + half, threshold
+    )
+
+
+def _half_spacing(centres: Array) -> Array:
+    """Half the distance between the two neighbours of each of ``centres`` (ascending); 0 at both ends."""
+    half = np.zeros_like(centres)
+    half[1:-1] = (centres[2:] - centres[:-2]) / 2
+    return half
+
+
+def density_grid(spectra: Sequence[PartSpectrum], *, ncols: int | None = None, column: Column = "double") -> Drawing:
+    """One panel a part, all on the same axes: eigenvalues per decade over λ on an asinh scale.
+
+    Each panel shows the mean density and its 95 % band over probes, the deflated eigenvalues as stems of height one
+    eigenvalue, the negative side shaded, λ_min as a triangle (filled where it lies below −noise floor and so certifies
+    a negative eigenvalue, open where its sign cannot be told), and above the curve λ_min ± residual, λ_max ± residual
+    and ν with its 95 % interval. The linear threshold is the largest noise floor, but at least 1e-4 of the largest |λ|:
+    with less, most of the width would go to eigenvalues that no sign claim rests on.
+
+    Args:
+        spectra: the parts, in panel order.
+        ncols: panels in a row; chosen from their number if not given.
+        column: width of the figure, see :func:`landscape.plotting.style.style`.
+
+    Returns:
+        The drawing; its arrays are, a part, ``PART/{eigenvalues, probes, mean, low, high, outliers}``, and ``parts``,
+        ``labels``, ``threshold``, ``lambda_min``, ``certified``.
+
+    Raises:
+        LandscapeError: no part, or ``ncols`` < 1.
+    """
+    if not spectra:
+        raise LandscapeError("no spectra to draw: the file has no complete part, or none was selected")
+    if ncols is not None and ncols < 1:
+        raise LandscapeError(f"ncols = {ncols}: expected at least 1")
+    threshold = _linear_threshold(spectra)
+    curves = [density_curve(spectrum.density, threshold) for spectrum in spectra]
+    with style(column):
+        width = matplotlib.rcParams["figure.figsize"][0]
+        columns = ncols or _column_count(len(spectra), 2 if column == "single" else 5)
+        rows = math.ceil(len(spectra) / columns)
+        panel_width = (width - 0.65) / columns - 0.08  # what the shared labels and the gaps leave
+        panel_height = min(max(0.85 * panel_width, 1.35), 2.6)
+        figure = new_figure(rows * (panel_height + 0.22) + 0.85)
+        figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.03)
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        panels, empty = list(grid.flat[: len(spectra)]), list(grid.flat[len(spectra) :])
+        for axes in empty:
+            axes.set_axis_off()
+            grid[rows - 2, list(grid[-1]).index(axes)].tick_params(labelbottom=True)
+        limits = _horizontal_limits(spectra, threshold)
+        _set_horizontal_axis(panels[0], limits, threshold, panel_width)
+        lines = 3
+        size = matplotlib.rcParams["font.size"] - 1
+        top = max(float(np.nanmax(np.r_[curve.mean, curve.high])) for curve in curves)
+        # The text stands above every curve: the share of the height it needs is added on top of the data.
+        share = (lines * size * 1.25 / 72 + 0.06) / panel_height
+        panels[0].set_yscale("log")
+        panels[0].set_ylim(0.5, 0.5 * (2 * top) ** (1 / (1 - share)))
+        panels[0].yaxis.set_major_locator(LogLocator(numticks=5))
+        panels[0].yaxis.set_minor_locator(LogLocator(numticks=99))
+        panels[0].yaxis.set_minor_formatter(NullFormatter())
+        for axes, spectrum, curve in zip(panels, spectra, curves, strict=True):
+            _draw_panel(axes, spectrum, curve, limits[0])
+            axes.axvline(0.0, ymax=1 - share, color="0.6", linewidth=0.5, zorder=1)
+            _write_numbers(axes, spectrum.saddle, size, panel_width - 0.1)
+            axes.set_title(_panel_title(spectrum, matplotlib.rcParams["axes.titlesize"], panel_width))
+        figure.supxlabel("eigenvalue λ")
+        figure.supylabel("eigenvalues per decade of |λ|")
+        _add_legend(figure, width)
+        # Ticks take their style when they are made, which is when they are first laid out.
+        figure.draw_without_rendering()
+    arrays: dict[str, NDArray] = {
+        "parts": np.array([spectrum.part for spectrum in spectra]),
+        "labels": np.array([spectrum.label for spectrum in spectra]),
+        "threshold": np.array(threshold),
+        "lambda_min": np.array([spectrum.saddle.lambda_min for spectrum in spectra]),
+        "certified": np.array([is_certified(spectrum.saddle) for spectrum in spectra]),
+    }
+    for spectrum, curve in zip(spectra, curves, strict=True):
+        for name in ("eigenvalues", "probes", "mean", "low", "high"):
+            arrays[f"{spectrum.part}/{name}"] = getattr(curve, name)
+        arrays[f"{spectrum.part}/outliers"] = spectrum.density.deflated
+    return Drawing(figure, arrays)
+
+
+def is_certified(saddle: SaddleReport) -> bool:
+    """Whether λ_min lies below −noise floor: a Rayleigh quotient never lies below the least eigenvalue."""
+    return saddle.lambda_min < -saddle.noise_floor
+
+
+def with_error(value: float, error: float) -> str:
+    """``value ± error`` for a small space: three significant digits, the error with one."""
+    return f"{_number(value, 3)} ± {_number(error, 1)}"
+
+
+def _number(value: float, digits: int) -> str:
+    if not math.isfinite(value):
+        return str(value)
+    text = f"{value:#.{digits}g}" if digits > 1 and 1e-3 <= abs(value) < 10**digits else f"{value:.{digits}g}"
+    mantissa, _, exponent = text.rstrip(".").partition("e")
+    text = f"{mantissa}e{int(exponent)}" if exponent else mantissa
+    return text.replace("-", "−")
+
+
+def _linear_threshold(spectra: Sequence[PartSpectrum]) -> float:
+    floor = max(spectrum.saddle.noise_floor for spectrum in spectra)
+    threshold = max(floor, 1e-4 * max(float(np.abs(_extremes(spectrum)).max()) for spectrum in spectra))
+    return threshold if threshold > 0 else 1.0  # a spectrum that is 0 everywhere has no scale of its own
+
+
+def _extremes(spectrum: PartSpectrum) -> Array:
+    """Every eigenvalue that must fit on the axis."""
+    saddle = spectrum.saddle
+    quadrature = spectrum.density.nodes[spectrum.density.weights > 0]
+    ends = [saddle.lambda_min, saddle.lambda_max, quadrature.min(), quadrature.max()]
+    return np.concatenate([ends, spectrum.density.deflated])
+
+
+def _horizontal_limits(spectra: Sequence[PartSpectrum], threshold: float) -> tuple[float, float]:
+    positions = np.arcsinh(np.concatenate([_extremes(spectrum) for spectrum in spectra]) / threshold)
+    margin = max(0.04 * np.ptp(positions), 2 * KERNEL_WIDTH)
+    # A strip of the negative side is shown even if nothing lies there: that it is empty is the message.
+    low, high = min(positions.min() - margin, -1.5), max(positions.max() + margin, 1.5)
+    return threshold * math.sinh(low), threshold * math.sinh(high)
+
+
+def _set_horizontal_axis(axes: Axes, limits: tuple[float, float], threshold: float, panel_width: float) -> None:
+    axes.set_xscale("asinh", linear_width=threshold)
+    axes.set_xlim(*limits)
+    labelled, decades = _decade_ticks(limits, threshold, panel_width)
+    axes.xaxis.set_major_locator(FixedLocator(labelled))
+    axes.xaxis.set_minor_locator(FixedLocator(decades))
+    axes.xaxis.set_major_formatter(FuncFormatter(_decade_label))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _decade_label(value: float, _: int) -> str:
+    if value == 0:
+        return "0"
+    sign, exponent = "−" if value < 0 else "", round(math.log10(abs(value)))
+    if exponent in (0, 1):
+        return f"{sign}{10**exponent}"
+    return f"${sign.replace('−', '-')}10^{{{exponent}}}$"
+
+
+def _decade_ticks(limits: tuple[float, float], threshold: float, panel_width: float) -> tuple[list[float], list[float]]:
+    """Ticks at 0 and ±10^k, labelled as densely as labels fit side by side: (labelled, all decades)."""
+    low, high = math.asinh(limits[0] / threshold), math.asinh(limits[1] / threshold)
+    inches = panel_width / (high - low)
+    size = matplotlib.rcParams["xtick.labelsize"]
+    room = text_width("−10", size) + 0.6 * text_width("−4", size) + 0.05
+    largest = math.floor(math.log10(max(abs(limits[0]), limits[1])))
+    decades = [10.0**k for k in range(largest, math.ceil(math.log10(threshold)) - 1, -1)]
+    every = [x for decade in decades for x in (-decade, decade) if limits[0] <= x <= limits[1]]
+    best = [0.0]
+    for step in range(1, len(decades) + 1):
+        for first in range(step):
+            chosen = [x for decade in decades[first::step] for x in (-decade, decade) if x in every]
+            far = [x for x in chosen if abs(math.asinh(x / threshold)) * inches >= room]
+            labelled = sorted([0.0, *far])
+            gaps = np.diff([math.asinh(x / threshold) * inches for x in labelled])
+            if np.all(gaps >= room) and len(labelled) > len(best):
+                best = labelled
+    return best, every
+
+
+def _draw_panel(axes: Axes, spectrum: PartSpectrum, curve: DensityCurve, left: float) -> None:
+    axes.axvspan(left, 0.0, color=_NEGATIVE, alpha=0.08, linewidth=0, zorder=0)
+    # Where the estimate says less than a tenth of the axis floor there is nothing to see, and 0 has no logarithm.
+    floor = 0.05
+    if np.isfinite(curve.high).all():
+        axes.fill_between(
+            curve.eigenvalues,
+            np.maximum(curve.low, floor),
+            np.maximum(curve.high, floor),
+            color=_CURVE,
+            alpha=0.3,
+            linewidth=0,
+            zorder=2,
+        )
+    axes.plot(curve.eigenvalues, np.maximum(curve.mean, floor), color=_CURVE, zorder=3)
+    outliers = spectrum.density.deflated
+    axes.vlines(outliers, 0.5, 1.0, color=_OUTLIER, linewidth=0.8, zorder=4)
+    axes.plot(outliers, np.ones_like(outliers), linestyle="none", marker=".", markersize=2.5, color=_OUTLIER, zorder=4)
+    certified = is_certified(spectrum.saddle)
+    axes.plot([spectrum.saddle.lambda_min], [1.0], clip_on=False, zorder=5, **_triangle(certified))
+
+
+def _triangle(certified: bool) -> dict[str, Any]:
+    face = _NEGATIVE if certified else "white"
+    return {
+        "linestyle": "none",
+        "marker": "v",
+        "markersize": 4.5,
+        "color": _NEGATIVE,
+        "markerfacecolor": face,
+        "markeredgewidth": 0.7,
+    }
+
+
+def _write_numbers(axes: Axes, saddle: SaddleReport, size: float, width: float) -> None:
+    fraction = saddle.negative_fraction
+    lines = [
+        f"λ$_{{min}}$ {with_error(saddle.lambda_min, saddle.lambda_min_residual)}",
+        f"λ$_{{max}}$ {with_error(saddle.lambda_max, saddle.lambda_max_residual)}",
+        f"ν {_number(fraction.value, 2)} [{_number(fraction.low, 2)}, {_number(fraction.high, 2)}]",
+    ]
+    widest = max(text_width(line.replace("$_{", "").replace("}$", ""), size) for line in lines)
+    axes.annotate(
+        "\n".join(lines),
+        xy=(1, 1),
+        xycoords="axes fraction",
+        xytext=(-2.5, -2),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        fontsize=size * min(1.0, width / widest),
+        linespacing=1.05,
+        zorder=6,
+    )
+
+
+def _panel_title(spectrum: PartSpectrum, size: float, width: float) -> str:
+    count = f", N = {spectrum.num_samples}"
+    return shorten(spectrum.label, size, width - text_width(count, size)) + count
+
+
+def _add_legend(figure: Figure, width: float) -> None:
+    stem = Line2D([], [], color=_OUTLIER, linewidth=0.8, marker=".", markersize=2.5)
+    entries: list[tuple[Any, str]] = [
+        (
+            (Patch(color=_CURVE, alpha=0.3, linewidth=0), Line2D([], [], color=_CURVE)),
+            "density, mean and 95 % band over probes",
+        ),
+        (stem, "one deflated eigenvalue"),
+        (Line2D([], [], **_triangle(True)), "λ$_{min}$, certified negative"),
+        (Line2D([], [], **_triangle(False)), "λ$_{min}$, sign not told"),
+    ]
+    figure.legend(
+        [handle for handle, _ in entries],
+        [text for _, text in entries],
+        handler_map={tuple: HandlerTuple(ndivide=1)},
+        loc="outside upper center",
+        ncols=1 if width < 5 else 4,
+        columnspacing=1.2,
+        handlelength=1.5,
+        handletextpad=0.5,
+    )
+
+
+def _column_count(panels: int, most: int) -> int:
+    """Columns that leave few holes and a landscape page: 10 → 5, 12 → 4."""
+    if panels <= min(3, most):
+        return panels
+    wanted = math.sqrt(1.6 * panels)
+    return min(range(2, most + 1), key=lambda c: math.ceil(panels / c) * c - panels + 1.5 * abs(c - wanted))

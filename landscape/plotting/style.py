@@ -1,0 +1,157 @@
+"""How every figure looks and how it reaches the disk."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import matplotlib
+import seaborn
+from cycler import cycler
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+from numpy.typing import NDArray
+
+from landscape.errors import LandscapeError
+from landscape.atomic import atomic_replacement
+
+Column = Literal["single", "double", "wide"]
+
+COLUMN_WIDTHS: dict[str, float] = {"single": 3.35, "double": 6.9, "wide": 10.0}
+"""Figure widths in inches: one and two columns of a journal page, and a slide or poster."""
+
+PALETTE: list[tuple[float, float, float]] = [tuple(color) for color in seaborn.color_palette("colorblind")]
+"""Ten colours that people with any common colour-vision deficiency tell apart (seaborn's "colorblind")."""
+
+# Type 42 embeds TrueType fonts: journals reject Type 3, and the text stays searchable. The salt and the missing dates
+# make the same drawing the same bytes.
+_FILE_PARAMETERS: dict[Any, Any] = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "landscape"}
+_METADATA: dict[str, dict[str, None]] = {".pdf": {"CreationDate": None}, ".png": {}, ".svg": {"Date": None}}
+
+
+@contextmanager
+def style(column: Column = "double") -> Iterator[None]:
+    """The look of our figures for the code inside the ``with``: seaborn's ticks theme at sizes legible in print.
+
+    Args:
+        column: how wide a new figure is, see :data:`COLUMN_WIDTHS`.
+
+    Raises:
+        LandscapeError: unknown ``column``.
+    """
+    if column not in COLUMN_WIDTHS:
+        raise LandscapeError(f"no column width '{column}': give one of {', '.join(COLUMN_WIDTHS)}")
+    width = COLUMN_WIDTHS[column]
+    scale = 1.25 if column == "wide" else 1.0
+    parameters = {
+        **seaborn.axes_style("ticks"),
+        **seaborn.plotting_context("paper"),
+        **_FILE_PARAMETERS,
+        "axes.prop_cycle": cycler(color=PALETTE),
+        "axes.linewidth": 0.6,
+        "axes.labelsize": 8 * scale,
+        "axes.titlesize": 7.5 * scale,
+        "axes.titlepad": 3.0,
+        "figure.figsize": (width, 0.62 * width),
+        "figure.constrained_layout.use": True,
+        "figure.labelsize": 8 * scale,
+        "font.size": 7 * scale,
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib and has every Greek letter we print
+        "legend.fontsize": 7 * scale,
+        "legend.frameon": False,
+        "lines.linewidth": 1.0,
+        "hatch.linewidth": 0.5,
+        "patch.linewidth": 0.6,
+    }
+    for axis in ("xtick", "ytick"):
+        parameters |= {
+            f"{axis}.labelsize": 7 * scale,
+            f"{axis}.major.size": 2.5,
+            f"{axis}.major.width": 0.6,
+            f"{axis}.major.pad": 2.0,
+            f"{axis}.minor.size": 1.5,
+            f"{axis}.minor.width": 0.4,
+        }
+    with matplotlib.rc_context(parameters):
+        yield
+
+
+def new_figure(height: float) -> Figure:
+    """An empty figure as wide as the style says and ``height`` inches high, known to no pyplot."""
+    figure = Figure(figsize=(matplotlib.rcParams["figure.figsize"][0], height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with the numbers it shows."""
+
+    figure: Figure
+    arrays: dict[str, NDArray[Any]]  # name → drawn values; a name with slashes makes HDF5 groups
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure as PDF or SVG (vectors) or PNG (300 dots an inch), atomically; same figure, same bytes.
+
+    Raises:
+        LandscapeError: another suffix, or the file cannot be written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in _METADATA:
+        raise LandscapeError(f"cannot draw into '{path}': its suffix must be one of {', '.join(_METADATA)}")
+    with atomic_replacement(path) as temporary, matplotlib.rc_context(_FILE_PARAMETERS):
+        figure.savefig(temporary, format=suffix[1:], dpi=300, metadata=_METADATA[suffix])
+    return path
+
+
+def save_drawing(drawing: Drawing, path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Write the figure and, beside it, ``PATH.h5`` with the arrays it shows; returns both paths.
+
+    The suffix is added to the whole name (``grid.pdf.h5``), since ``grid.h5`` may well be the file of the spectra.
+
+    Raises:
+        LandscapeError: as :func:`save_figure`.
+    """
+    figure_path = save_figure(drawing.figure, path)
+    array_path = figure_path.with_name(figure_path.name + ".h5")
+    with atomic_replacement(array_path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["schema"] = "landscape-drawing"
+        file.attrs["schema_version"] = 1
+        for name, values in drawing.arrays.items():
+            if values.dtype.kind == "U":
+                file.create_dataset(name, data=values.tolist(), dtype=h5py.string_dtype())
+            else:
+                file.create_dataset(name, data=values)
+    return figure_path, array_path
+
+
+def text_width(text: str, size: float) -> float:
+    """Width in inches of ``text`` set in the figure font at ``size`` points."""
+    font = FontProperties(family="DejaVu Sans", size=size)
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(width) / 72
+
+
+def shorten(text: str, size: float, width: float) -> str:
+    """``text`` cut in the middle with an ellipsis so that it is at most ``width`` inches wide at ``size`` points.
+
+    The middle goes, because long class names differ at either end.
+    """
+    if text_width(text, size) <= width:
+        return text
+    for kept in range(len(text) - 1, 1, -1):
+        candidate = f"{text[: math.ceil(kept / 2)].rstrip()}…{text[len(text) - kept // 2 :].lstrip()}"
+        if text_width(candidate, size) <= width:
+            return candidate
+    return text[:1] + "…"

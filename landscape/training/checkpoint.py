@@ -1,0 +1,224 @@
+"""Checkpoints: ours, which describe themselves, and anybody else's.
+
+A checkpoint is a safetensors file of weights and buffers whose metadata holds the recipe, the epoch, the class counts
+and the versions that made it. Beside it lies what only resuming needs (``resume.pt``: optimiser, random states, epoch).
+Nothing here unpickles code unless the caller insists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import landscape
+from landscape.errors import LandscapeError
+from landscape.models import build_model, import_factory
+from landscape.training.files import write_atomically
+from landscape.training.recipe import Recipe
+
+_FORMAT = 1
+_KEY = "landscape"
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint says about itself."""
+
+    recipe: dict[str, Any]  # as Recipe.dump() gives it
+    epoch: int  # epochs completed
+    class_names: list[str]
+    class_counts: list[int]  # training images a class
+    in_channels: int
+    image_size: int
+    metrics: dict[str, float] = field(default_factory=dict)  # accuracies on the test split, in [0, 1]
+    versions: dict[str, str] = field(default_factory=dict)
+    format: int = _FORMAT
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory."""
+
+    path: Path
+    info: CheckpointInfo
+    state: dict[str, Tensor]
+    sha256: str
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe.parse(self.info.recipe, where=str(self.path))
+
+    def build_model(self) -> nn.Module:
+        """The network with these weights, in eval mode on the CPU."""
+        model = model_for(self.recipe, len(self.info.class_names), self.info.in_channels, self.info.image_size)
+        fit_state(model, self.state, self.path)
+        return model.eval()
+
+
+def model_for(recipe: Recipe, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """The network that a recipe names; ``package.module:factory`` calls the factory without arguments."""
+    if ":" in recipe.model.name:
+        return import_factory(recipe.model.name)()
+    return build_model(
+        recipe.model.name, num_classes=num_classes, in_channels=in_channels, image_size=image_size, head=recipe.head
+    )
+
+
+def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo) -> None:
+    """Write weights, buffers and ``info`` in one atomic step."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    seen: dict[int, str] = {}
+    for name, tensor in list(state.items()):
+        # Tied weights share storage, which safetensors refuses; each name gets its own copy.
+        if tensor.data_ptr() in seen and tensor.numel():
+            state[name] = tensor.clone()
+        seen[tensor.data_ptr()] = name
+    stamped = {**asdict(info), "versions": {"landscape": landscape.__version__, "torch": str(torch.__version__)}}
+    metadata = {"format": "pt", _KEY: json.dumps(stamped)}
+    write_atomically(path, lambda partial: save_file(state, str(partial), metadata=metadata))
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint file that a user's path means: a file itself, or the last checkpoint of a run's folder.
+
+    Raises:
+        LandscapeError: neither exists.
+    """
+    if path.is_dir():
+        if (path / "last.safetensors").is_file():
+            return path / "last.safetensors"
+        raise LandscapeError(f"{path} holds no last.safetensors; give a run's folder or a checkpoint file")
+    if not path.is_file():
+        raise LandscapeError(f"no checkpoint at {path}")
+    return path
+
+
+def read_info(path: Path) -> CheckpointInfo | None:
+    """The metadata of one of our checkpoints, read without its weights; ``None`` for a foreign safetensors file.
+
+    Raises:
+        LandscapeError: truncated, or written by a newer version.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as handle:
+            text = (handle.metadata() or {}).get(_KEY)
+    except (SafetensorError, OSError) as error:
+        raise LandscapeError(f"{path} is not a readable safetensors file (truncated?): {error}") from None
+    if text is None:
+        return None
+    values = json.loads(text)
+    if values.get("format", 0) > _FORMAT:
+        raise LandscapeError(f"{path} was written by a newer landscape ({values.get('versions')}); upgrade to read it")
+    return CheckpointInfo(**values)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read one of our checkpoints, or the last one of a run's folder.
+
+    Raises:
+        LandscapeError: missing, truncated, foreign (then it needs ``--model`` and ``--data``), or of a newer version.
+    """
+    path = find_checkpoint(path)
+    info = read_info(path) if path.suffix == ".safetensors" else None
+    if info is None:
+        raise LandscapeError(
+            f"{path} does not say how it was trained. Name its model and data: "
+            "--model package.module:factory --data SOURCE --normalize …"
+        )
+    return Checkpoint(path=path, info=info, state=_read_safetensors(path), sha256=file_sha256(path))
+
+
+def load_state(path: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
+    """The tensors of anybody's checkpoint: a state dict, or a dict that holds one.
+
+    Looks below ``state_dict``, ``model_state_dict``, ``model`` and ``net``, and strips ``module.`` (DataParallel) and
+    ``_orig_mod.`` (torch.compile) from the names.
+
+    Args:
+        path: ``.safetensors``, or a file of ``torch.save``.
+        allow_pickle: run whatever code the file holds; only for files that you trust.
+
+    Raises:
+        LandscapeError: missing, truncated, needs pickle, or holds no tensors.
+    """
+    path = find_checkpoint(path)
+    if path.suffix == ".safetensors":
+        return _strip(_read_safetensors(path))
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error).lower() or "weights only" in str(error).lower():
+            raise LandscapeError(
+                f"{path} holds Python objects, and loading them runs their code. If you trust it: --allow-pickle"
+            ) from None
+        raise LandscapeError(f"{path} is not a checkpoint that torch can read: {error}") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LandscapeError(f"{path} is truncated or not a checkpoint: {reason}") from None
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
+    for key in ("state_dict", "model_state_dict", "model", "net"):
+        if isinstance(content, Mapping) and key in content:
+            inner = content[key]
+            content = inner.state_dict() if isinstance(inner, nn.Module) else inner
+            break
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if not tensors:
+        found = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+        raise LandscapeError(f"{path} holds no state dict; found: {found[:200]}")
+    return _strip(tensors)
+
+
+def fit_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load ``state`` into ``model``, or say which keys do not fit.
+
+    Raises:
+        LandscapeError: missing, unexpected or differently shaped entries.
+    """
+    own = model.state_dict()
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in state if name not in own]
+    reshaped = [
+        f"{name} is {tuple(state[name].shape)}, the model wants {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    faults = [
+        f"{what}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
+        for what, names in (("missing", missing), ("not in the model", unexpected), ("other shape", reshaped))
+        if names
+    ]
+    if faults:
+        raise LandscapeError(f"{path} does not fit the model ({type(model).__name__}). " + "; ".join(faults))
+    model.load_state_dict(dict(state), strict=False)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file, to tell a result which weights it belongs to."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(str(path), framework="pt") as handle:
+            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise LandscapeError(f"{path} is not a readable safetensors file (truncated?): {error}") from None
+
+
+def _strip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in ("_orig_mod.", "module.", "_orig_mod."):
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return dict(state)

@@ -1,0 +1,70 @@
+"""Accuracy: all, by group, by class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from landscape.data import ClassGroups, ImageSet, Normalization
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Counts of right answers; every accuracy is computed from them."""
+
+    correct: tuple[int, ...]  # (C,)
+    total: tuple[int, ...]  # (C,)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of all samples; on a balanced test set it equals the mean over classes."""
+        return sum(self.correct) / sum(self.total)
+
+    @property
+    def per_class(self) -> tuple[float, ...]:
+        """``(C,)``; NaN for a class without samples."""
+        return tuple(c / t if t else float("nan") for c, t in zip(self.correct, self.total, strict=True))
+
+    def per_group(self, groups: ClassGroups) -> dict[str, float]:
+        """Share of the samples of each group's classes; NaN for an empty group."""
+        shares = {}
+        for name, classes in groups.items():
+            total = sum(self.total[c] for c in classes)
+            shares[name] = sum(self.correct[c] for c in classes) / total if total else float("nan")
+        return shares
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    images: Tensor,
+    normalization: Normalization,
+    *,
+    batch_size: int = 512,
+    channels_last: bool = False,
+) -> Tensor:
+    """Logits ``(N, C)`` of uint8 images ``(N, channels, height, width)``, in eval mode; the mode is put back after."""
+    was_training = model.training
+    device = next(model.parameters()).device
+    model.eval()
+    logits = []
+    for batch in images.split(batch_size):
+        inputs = normalization(batch.to(device))
+        if channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        logits.append(model(inputs).float())
+    model.train(was_training)
+    return torch.cat(logits)
+
+
+def evaluate(
+    model: nn.Module, data: ImageSet, normalization: Normalization, *, channels_last: bool = False
+) -> Evaluation:
+    """Accuracy of a classifier on a set; prediction is the largest raw logit, whatever the training loss."""
+    predicted = predict(model, data.images, normalization, channels_last=channels_last).argmax(1).cpu()
+    labels = data.labels.cpu()
+    total = torch.bincount(labels, minlength=data.num_classes)
+    correct = torch.bincount(labels[predicted == labels], minlength=data.num_classes)
+    return Evaluation(tuple(correct.tolist()), tuple(total.tolist()))

@@ -1,0 +1,311 @@
+"""The training loop: a recipe in, a run's folder out.
+
+A run's folder holds ``recipe.toml``, ``history.jsonl`` (one line an epoch), ``last.safetensors`` (the result),
+``best.safetensors`` (best on the test split, kept for comparison with papers that select on it) and ``resume.pt``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from landscape.data import random_crop_flip
+from landscape.data.longtailed import LongTailedData
+from landscape.errors import LandscapeError
+from landscape.losses import ClassificationLoss, build_loss, class_weights_at
+from landscape.optim import EscapeOptimizer, GroupedObjective, build_optimizer, tail_classes
+from landscape.training.checkpoint import CheckpointInfo, fit_state, model_for, save_checkpoint
+from landscape.training.evaluation import evaluate
+from landscape.training.files import write_atomically
+from landscape.training.recipe import Recipe, resolve_device
+from landscape.training.schedules import learning_rate, milestone
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of the history; accuracies are shares of the test split in [0, 1]."""
+
+    epoch: int  # 1-based
+    lr: float
+    reweighted: bool  # class weights were on
+    train_loss: float  # mean over steps of the training objective, nats
+    accuracy: float
+    groups: dict[str, float]  # head, mid, tail by index
+    per_class: tuple[float, ...]  # (C,)
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Where a run ended."""
+
+    folder: Path
+    history: list[EpochRecord] = field(repr=False)
+
+    @property
+    def last(self) -> EpochRecord:
+        return self.history[-1]
+
+    @property
+    def best(self) -> EpochRecord:
+        return max(self.history, key=lambda record: record.accuracy)
+
+
+class TrainingProgress(Protocol):
+    """What a front end hears while a run goes on."""
+
+    def start(self, *, epochs: int, first_epoch: int, steps_per_epoch: int) -> None: ...
+    def step(self) -> None: ...
+    def epoch(self, record: EpochRecord) -> None: ...
+
+
+class Silent:
+    """Says nothing."""
+
+    def start(self, *, epochs: int, first_epoch: int, steps_per_epoch: int) -> None:
+        pass
+
+    def step(self) -> None:
+        pass
+
+    def epoch(self, record: EpochRecord) -> None:
+        pass
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: TrainingProgress | None = None,
+) -> TrainingResult:
+    """Train what ``recipe`` says and keep everything in ``folder``.
+
+    The training images live on the device as one uint8 tensor; cropping, flipping and normalising happen there, in
+    batches. The test split is evaluated after every epoch; the last epoch is the result.
+
+    Args:
+        recipe: the run.
+        folder: created if need be.
+        resume: go on from ``resume.pt``; on a CPU the result is the same bit for bit as without the interruption.
+        overwrite: start again in a folder that already holds a run.
+        progress: hears of every step and epoch.
+
+    Raises:
+        LandscapeError: the folder holds a run and neither ``resume`` nor ``overwrite`` was said, the run to resume has
+            another recipe, the loss is no longer finite, or the data cannot be read.
+    """
+    recipe = recipe.model_copy(update={"data": recipe.data.resolved})
+    run = _Run(recipe, folder, resume=resume, overwrite=overwrite)
+    return run.go(progress or Silent())
+
+
+class _Run:
+    def __init__(self, recipe: Recipe, folder: Path, *, resume: bool, overwrite: bool) -> None:
+        self.recipe, self.folder = recipe, folder
+        state = self._claim_folder(resume=resume, overwrite=overwrite)
+        self.device = torch.device(resolve_device(recipe.run.device))
+        self.data: LongTailedData = recipe.data.open()
+        images = self.data.train.images
+        self.channels, self.image_size = images.shape[1], images.shape[-1]
+        torch.manual_seed(recipe.run.seed)
+        model = model_for(recipe, self.data.num_classes, self.channels, self.image_size)
+        # Convolutions run faster with the channel axis last, on CPUs as on tensor cores.
+        self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)
+        self.images = images.to(self.device)
+        self.labels = self.data.train.labels.to(self.device)
+        self.loss = self._build_loss()
+        self.optimizer = self._build_optimizer()
+        self.is_tail = tail_classes(self.data.counts, recipe.optimizer.eta)
+        self.generator = torch.Generator(self.device).manual_seed(recipe.run.seed)
+        self.history: list[EpochRecord] = []
+        if state is not None:
+            self._restore(state)
+
+    def _claim_folder(self, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+        saved = self.folder / "resume.pt"
+        if resume:
+            if not saved.is_file():
+                raise LandscapeError(f"nothing to resume in {self.folder}: no resume.pt. Start it without --resume.")
+            try:
+                state: dict[str, Any] = torch.load(saved, map_location="cpu", weights_only=True)
+            except Exception as error:
+                raise LandscapeError(f"{saved} cannot be read: {str(error).splitlines()[0]}") from None
+            self._check_same_recipe(state["recipe"])
+            return state
+        if saved.exists() or (self.folder / "last.safetensors").exists():
+            if not overwrite:
+                raise LandscapeError(
+                    f"{self.folder} already holds a run. Go on with --resume, replace it with --overwrite, or choose "
+                    "another -o."
+                )
+            for name in ("resume.pt", "last.safetensors", "best.safetensors", "history.jsonl", "recipe.toml"):
+                (self.folder / name).unlink(missing_ok=True)
+            for checkpoint in self.folder.glob("epoch-*.safetensors"):
+                checkpoint.unlink()
+        return None
+
+    def _check_same_recipe(self, saved: dict[str, Any]) -> None:
+        wanted = self.recipe.dump()
+        for section in wanted:
+            for key in {*wanted[section], *saved.get(section, {})}:
+                old, new = saved.get(section, {}).get(key), wanted[section].get(key)
+                if old != new and (section, key) not in {("run", "device"), ("run", "save_every")}:
+                    raise LandscapeError(
+                        f"{self.folder} was trained with {section}.{key} = {old!r}, not {new!r}. Resume it with its own "
+                        f"recipe ({self.folder / 'recipe.toml'}) or choose another -o."
+                    )
+
+    def _build_loss(self) -> ClassificationLoss:
+        return build_training_loss(self.recipe, self.data.counts).to(self.device)
+
+    def _build_optimizer(self) -> EscapeOptimizer:
+        section = self.recipe.optimizer
+        return build_optimizer(
+            section.name,
+            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
+            lr=section.lr,
+            momentum=section.momentum,
+            weight_decay=section.weight_decay,
+            **section.settings(),
+        )
+
+    # ------------------------------------------------------------------ epochs
+
+    def go(self, progress: TrainingProgress) -> TrainingResult:
+        epochs = self.recipe.schedule.epochs
+        steps = math.ceil(len(self.labels) / self.recipe.schedule.batch_size)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / "recipe.toml", lambda path: path.write_text(self.recipe.to_toml()))
+        progress.start(epochs=epochs, first_epoch=len(self.history), steps_per_epoch=steps)
+        for epoch in range(len(self.history), epochs):
+            record = self._epoch(epoch, progress)
+            self.history.append(record)
+            self._save(record)
+            progress.epoch(record)
+        return TrainingResult(self.folder, self.history)
+
+    def _epoch(self, epoch: int, progress: TrainingProgress) -> EpochRecord:
+        start = time.monotonic()
+        recipe, epochs = self.recipe, self.recipe.schedule.epochs
+        rate = learning_rate(recipe.schedule, recipe.optimizer.lr, epoch)
+        weights = class_weights_at(
+            epoch,
+            recipe.loss.reweight,
+            self.data.counts,
+            switch_epoch=milestone(recipe.loss.defer, epochs),
+            beta=recipe.loss.beta,
+        )
+        loss = self.loss.with_class_weights(weights.to(self.device) if weights is not None else None)
+        self.optimizer.set_lr(rate)
+        self.optimizer.start_epoch(epoch, epochs)
+        self.model.train()
+        order = torch.randperm(len(self.labels), generator=self.generator, device=self.device)
+        losses = []
+        for batch in order.split(recipe.schedule.batch_size):
+            objective = GroupedObjective(
+                self.model,
+                loss,
+                self._inputs(batch),
+                self.labels[batch],
+                is_tail=self.is_tail,
+                normalization=recipe.optimizer.normalization,
+            )
+            losses.append(self.optimizer.step(objective))
+            progress.step()
+        train_loss = float(torch.stack(losses).mean())
+        if not math.isfinite(train_loss):
+            first = next(i for i, value in enumerate(losses) if not math.isfinite(float(value)))
+            raise LandscapeError(
+                f"the training loss is no longer finite: epoch {epoch + 1}, step {first + 1}, learning rate {rate:g}. "
+                f"The last good epoch is {epoch}; lower optimizer.lr or rho."
+            )
+        result = evaluate(self.model, self.data.test, recipe.data.normalization, channels_last=True)
+        return EpochRecord(
+            epoch=epoch + 1,
+            lr=rate,
+            reweighted=weights is not None,
+            train_loss=train_loss,
+            accuracy=result.accuracy,
+            groups=result.per_group(self.data.groups[0]),
+            per_class=result.per_class,
+            seconds=time.monotonic() - start,
+        )
+
+    def _inputs(self, batch: Tensor) -> Tensor:
+        images = self.images[batch]
+        if self.recipe.data.augmentation == "crop-flip":
+            images = random_crop_flip(images, self.generator)
+        return self.recipe.data.normalization(images).contiguous(memory_format=torch.channels_last)
+
+    # ------------------------------------------------------------------ files
+
+    def _save(self, record: EpochRecord) -> None:
+        info = CheckpointInfo(
+            recipe=self.recipe.dump(),
+            epoch=record.epoch,
+            class_names=list(self.data.class_names),
+            class_counts=list(self.data.counts),
+            in_channels=self.channels,
+            image_size=self.image_size,
+            metrics={"accuracy": record.accuracy, **record.groups},
+        )
+        if record.accuracy >= max(other.accuracy for other in self.history):
+            save_checkpoint(self.folder / "best.safetensors", self.model, info)
+        every = self.recipe.run.save_every
+        if every and record.epoch % every == 0:
+            save_checkpoint(self.folder / f"epoch-{record.epoch:04d}.safetensors", self.model, info)
+        save_checkpoint(self.folder / "last.safetensors", self.model, info)
+        lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in self.history)
+        write_atomically(self.folder / "history.jsonl", lambda path: path.write_text(lines))
+        # Last, and complete in itself: a run killed before this line repeats the epoch, with the same outcome.
+        write_atomically(self.folder / "resume.pt", lambda path: torch.save(self._resume_state(), path))
+
+    def _resume_state(self) -> dict[str, Any]:
+        return {
+            "recipe": self.recipe.dump(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "history": [asdict(entry) for entry in self.history],
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        fit_state(self.model, state["model"], self.folder / "resume.pt")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["rng"])
+        if self.device.type == "cuda" and state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        self.history = [EpochRecord(**{**entry, "per_class": tuple(entry["per_class"])}) for entry in state["history"]]
+
+
+def build_training_loss(recipe: Recipe, counts: tuple[int, ...]) -> ClassificationLoss:
+    """The loss of a recipe without class weights; a cosine head's logits are multiplied by s."""
+    section = recipe.loss
+    optional = {name: getattr(section, name) for name in ("gamma", "tau", "focal_gamma")}
+    return build_loss(
+        section.name,
+        counts,
+        logit_scale=section.logit_scale if recipe.head == "cosine" else 1.0,
+        max_margin=section.max_margin,
+        **{name: value for name, value in optional.items() if value is not None},
+    )
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's ``history.jsonl``. Raises :class:`LandscapeError` when there is none."""
+    path = folder / "history.jsonl"
+    if not path.is_file():
+        raise LandscapeError(f"no history at {path}")
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,263 @@
+"""A training run as data: what a TOML file, the command-line flags and a checkpoint's metadata all say."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field
+
+from landscape.data import Normalization, parse_normalization
+from landscape.data.longtailed import LongTailedData, load_long_tailed
+from landscape.errors import LandscapeError
+
+# Digits and garments have a right way round, and a flipped 3 is no digit.
+_PLAIN_SOURCES = ("digits", "fashion-mnist")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataRecipe(_Section):
+    """Which samples, how long-tailed, and how they reach the model."""
+
+    source: str = Field("digits", description="digits, fashion-mnist, cifar10, cifar100 or folder:PATH")
+    root: Path | None = Field(None, description="folder that holds the files of a named source")
+    download: bool = Field(False, description="fetch a named source that is not under root")
+    imbalance: str = Field("none", description="exp:IF, step:IF or none")
+    draw: Literal["shuffled", "file-order"] = Field("shuffled", description="which images of a class are kept")
+    draw_seed: int = Field(0, ge=0, description="seed of the shuffled draw; independent of run.seed")
+    image_size: int | None = Field(None, ge=4, description="resize and centre-crop images of a folder")
+    normalize: str | None = Field(
+        None, description="cifar, imagenet, none or MEAN/STD; by default what fits the source"
+    )
+    augment: Literal["crop-flip", "none"] | None = Field(
+        None, description="training augmentation; by default by source"
+    )
+
+    def open(self) -> LongTailedData:
+        """Read what is drawn. Raises :class:`LandscapeError` for missing or malformed data."""
+        return load_long_tailed(
+            self.source,
+            root=self.root,
+            download=self.download,
+            imbalance=self.imbalance,
+            draw_how=self.draw,
+            draw_seed=self.draw_seed,
+            image_size=self.image_size,
+        )
+
+    @property
+    def normalization(self) -> Normalization:
+        default = "0.5/0.5" if self.source in _PLAIN_SOURCES else "cifar"
+        return parse_normalization(self.normalize if self.normalize is not None else default)
+
+    @property
+    def augmentation(self) -> str:
+        if self.augment is not None:
+            return self.augment
+        return "none" if self.source in _PLAIN_SOURCES else "crop-flip"
+
+    @property
+    def resolved(self) -> DataRecipe:
+        """The same with the defaults that depend on the source written out and folders made absolute."""
+        source = self.source
+        if source.startswith("folder:"):
+            source = f"folder:{Path(source.removeprefix('folder:')).expanduser().absolute()}"
+        root = None if self.root is None else self.root.expanduser().absolute()
+        changes = {"source": source, "root": root, "normalize": str(self.normalization), "augment": self.augmentation}
+        return self.model_copy(update=changes)
+
+
+class ModelRecipe(_Section):
+    """Which network."""
+
+    name: str = Field(
+        "resnet32", description="resnet20/32/44/56, resnet18/34/50, convnet, mlp or package.module:factory"
+    )
+    head: Literal["linear", "cosine"] | None = Field(None, description="cosine for LDAM, else linear")
+
+
+class LossRecipe(_Section):
+    """Which loss, and how classes are weighted."""
+
+    name: Literal["ce", "focal", "ldam", "vs", "la", "cdt"] = "ce"
+    reweight: Literal["none", "rw", "drw"] = Field(
+        "none", description="effective-number weights: never, always, deferred"
+    )
+    beta: float = Field(0.9999, ge=0, lt=1, description="of the effective number")
+    defer: float = Field(0.8, ge=0, le=1, description="share of the epochs before drw switches on")
+    logit_scale: float = Field(30.0, gt=0, description="s, multiplies the cosines of a cosine head")
+    max_margin: float = Field(0.5, ge=0, description="of LDAM")
+    gamma: float | None = Field(None, ge=0, description="exponent of VS and CDT")
+    tau: float | None = Field(None, ge=0, description="offset of VS and LA")
+    focal_gamma: float | None = Field(None, ge=0, description="focusing exponent")
+
+
+class OptimizerRecipe(_Section):
+    """How a step is made; what an optimiser does not know is refused."""
+
+    name: str = Field("sgd", description="sgd, sam, imbsam or sse-sam")
+    lr: float = Field(0.1, gt=0, description="base learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(2e-4, ge=0)
+    rho: float | None = Field(None, ge=0, description="perturbation radius of SAM and ImbSAM")
+    head_rho: float | None = Field(None, ge=0, description="SSE-SAM, head radius in stage I")
+    tail_rho: float | None = Field(None, ge=0, description="SSE-SAM, tail radius")
+    gamma: float | None = Field(None, ge=0, le=1, description="SSE-SAM, share of the epochs in stage I")
+    eta: float = Field(100.0, ge=0, description="ImbSAM and SSE-SAM: a class is tail if it has fewer images")
+    kappa: float | None = Field(None, gt=0, description="ImbSAM, weight of the tail loss")
+    normalization: Literal["batch", "group"] = Field("batch", description="divisor of the head and tail losses")
+    bn_update: Literal["first", "all"] | None = Field(
+        None, description="which passes move BN statistics; all = as published"
+    )
+
+    def settings(self) -> dict[str, Any]:
+        """What was said about the optimiser itself, for :func:`landscape.optim.build_optimizer`."""
+        names = ("rho", "head_rho", "tail_rho", "gamma", "kappa", "bn_update")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+class ScheduleRecipe(_Section):
+    """How long, in which portions, and how the learning rate moves."""
+
+    name: Literal["step", "cosine", "constant"] = Field(
+        "step", description="step: warm-up, ×0.01 at 80 %, ×0.0001 at 90 %"
+    )
+    epochs: int = Field(200, ge=1)
+    batch_size: int = Field(128, ge=1)
+
+
+class RunRecipe(_Section):
+    """What does not change the method."""
+
+    seed: int = Field(0, ge=0)
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 …")
+    save_every: int = Field(
+        0, ge=0, description="also keep the checkpoint of every so many epochs; 0 keeps last and best"
+    )
+
+
+class Recipe(_Section):
+    """A whole training run. Every field has a default, so a recipe says only what differs."""
+
+    data: DataRecipe = DataRecipe()
+    model: ModelRecipe = ModelRecipe()
+    loss: LossRecipe = LossRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    schedule: ScheduleRecipe = ScheduleRecipe()
+    run: RunRecipe = RunRecipe()
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
+        """Check plain values.
+
+        Raises:
+            LandscapeError: one line a fault with the path of the key: unknown key, wrong type, impossible value.
+        """
+        try:
+            return cls.model_validate(values)
+        except pydantic.ValidationError as error:
+            raise LandscapeError("\n".join(_explain(fault, where) for fault in error.errors())) from None
+
+    @pydantic.model_validator(mode="after")
+    def _ldam_needs_cosines(self) -> Recipe:
+        if self.loss.name == "ldam" and self.model.head == "linear":
+            raise ValueError("loss.name = 'ldam' subtracts its margin from cosines: it needs model.head = 'cosine'")
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> dict[str, Any]:
+        """The raw values of a TOML file, so that flags can be laid over them before they are checked."""
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise LandscapeError(f"no recipe at {path}") from None
+        except IsADirectoryError:
+            raise LandscapeError(
+                f"{path} is a folder; a recipe is a TOML file such as {path / 'recipe.toml'}"
+            ) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise LandscapeError(f"{path} is not TOML: {error}") from None
+
+    def dump(self) -> dict[str, Any]:
+        """Plain values that :meth:`parse` takes back; unset fields are left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.dump())
+
+    @property
+    def head(self) -> Literal["linear", "cosine"]:
+        return self.model.head or ("cosine" if self.loss.name == "ldam" else "linear")
+
+
+def set_value(values: dict[str, Any], key: str, value: Any) -> None:
+    """Lay ``a.b = value`` over nested values in place.
+
+    Raises:
+        LandscapeError: ``a`` is not a section.
+    """
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise LandscapeError(f"'{section}' in '{key}' is a value, not a section")
+    values[last] = value
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """``a.b=c`` as a key and a TOML value; what is no TOML value is taken as a word.
+
+    Raises:
+        LandscapeError: there is no ``=``, or no section before the key.
+    """
+    key, equals, raw = text.partition("=")
+    key = key.strip()
+    if not equals or "." not in key:
+        raise LandscapeError(f"--set {text!r}: write section.key=value, for example optimizer.rho=0.5")
+    try:
+        return key, tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, raw.strip()
+
+
+def _explain(fault: Any, where: str) -> str:
+    path = ".".join(str(step) for step in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(fault["loc"][:-1])
+        return f"{where}: unknown key '{path}'; known here: {', '.join(known)}"
+    if not path:
+        return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
+    message = fault["msg"].replace("Input should", "should").replace("'", "")
+    return f"{where}: {path} = {fault['input']!r} {message}"
+
+
+def _known_keys(sections: Sequence[Any]) -> list[str]:
+    model: Any = Recipe
+    for section in sections:
+        model = model.model_fields[section].annotation
+    return list(model.model_fields)
+
+
+def resolve_device(text: str) -> str:
+    """``auto`` becomes CUDA where there is one, else the CPU. (Apple's MPS has no float64, which certificates need.)
+
+    Raises:
+        LandscapeError: a device that this machine or this build of PyTorch does not have.
+    """
+    import torch
+
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=text)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise LandscapeError(f"device '{text}' cannot be used: {reason}. Use --device auto or cpu.") from None
+    return text

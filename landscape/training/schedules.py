@@ -1,0 +1,41 @@
+"""Learning rate and switches by epoch, scaled to any number of epochs."""
+
+from __future__ import annotations
+
+import math
+
+from landscape.training.recipe import ScheduleRecipe
+
+
+def milestone(share: float, epochs: int) -> int:
+    """The first epoch index at or after ``share`` of the run, but never past the last epoch of a run of two or more.
+
+    ``milestone(0.8, 200) = 160``. In a two-epoch run the second epoch still belongs to the late phase, so that a short
+    trial exercises what it is meant to try. A share of 1 is past the end: never.
+    """
+    if share >= 1:
+        return epochs
+    return min(round(share * epochs), epochs - 1) if epochs > 1 else round(share * epochs)
+
+
+def learning_rate(schedule: ScheduleRecipe, base: float, epoch: int) -> float:
+    """The rate of one epoch, ``0 ≤ epoch < epochs``.
+
+    - ``step``, scaled from 200 epochs: base · (e+1)/W in the W = 2.5 % warm-up epochs, base until 80 %, base · 0.01
+      until 90 %, base · 0.0001 to the end. (The LDAM recipe; two factors of 0.01, not of 0.1.)
+    - ``cosine``: ½ base (1 + cos(π e/E)), so the first epoch runs at base and the last one above 0.
+    - ``constant``.
+    """
+    epochs = schedule.epochs
+    if schedule.name == "constant":
+        return base
+    if schedule.name == "cosine":
+        return 0.5 * base * (1 + math.cos(math.pi * epoch / epochs))
+    warmup = round(0.025 * epochs)
+    first = milestone(0.8, epochs)
+    second = max(round(0.9 * epochs), first + 1)
+    if epoch < warmup:
+        return base * (epoch + 1) / warmup
+    if epoch < first:
+        return base
+    return base * (0.01 if epoch < second else 0.0001)

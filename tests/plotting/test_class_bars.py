@@ -1,0 +1,145 @@
+"""Class bars: every bar is the number it stands for."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer, ErrorbarContainer
+from support.spectra import long_tailed_classes, with_lambda_min
+
+from landscape.curvature.results import PartSpectrum
+from landscape.errors import LandscapeError
+from landscape.plotting import class_bars
+
+
+@pytest.fixture(scope="module")
+def classes() -> list[PartSpectrum]:
+    parts = long_tailed_classes(10, num_parameters=100, num_probes=3, num_steps=10)
+    return [with_lambda_min(parts[0], -5e-5), *parts[1:]]  # the head's sign cannot be told
+
+
+def scaled(parts: list[PartSpectrum], factor: float) -> list[PartSpectrum]:
+    return [
+        dataclasses.replace(
+            part,
+            saddle=dataclasses.replace(part.saddle, lambda_min=factor * part.saddle.lambda_min, gradient_norm=factor),
+        )
+        for part in parts
+    ]
+
+
+def bars(axes: Axes) -> list[BarContainer]:
+    return [item for item in axes.containers if isinstance(item, BarContainer)]
+
+
+def heights(container: BarContainer) -> list[float]:
+    return [bar.get_height() for bar in container]
+
+
+def error_ends(container: BarContainer) -> np.ndarray:
+    assert container.errorbar is not None
+    return np.array([segment[:, 1] for segment in container.errorbar.lines[2][0].get_segments()])
+
+
+def test_bars_dashes_and_errors_are_the_numbers(classes: list[PartSpectrum]) -> None:
+    ends, fraction, gradient, count = class_bars(classes).figure.axes
+    saddles = [part.saddle for part in classes]
+    (lambda_min,) = bars(ends)
+    np.testing.assert_allclose(heights(lambda_min), [abs(s.lambda_min) for s in saddles])
+    expected = [[abs(s.lambda_min) - s.lambda_min_residual, abs(s.lambda_min) + s.lambda_min_residual] for s in saddles]
+    np.testing.assert_allclose(error_ends(lambda_min)[1:], expected[1:])
+    dashes = next(item for item in ends.containers if isinstance(item, ErrorbarContainer) and len(item.lines[2]) == 2)
+    np.testing.assert_allclose(
+        [segment[0, 1] for segment in dashes.lines[2][0].get_segments()], [s.lambda_max for s in saddles]
+    )
+    np.testing.assert_allclose(heights(bars(fraction)[0]), [s.negative_fraction.value for s in saddles])
+    np.testing.assert_allclose(
+        error_ends(bars(fraction)[0]), [[s.negative_fraction.low, s.negative_fraction.high] for s in saddles]
+    )
+    np.testing.assert_allclose(heights(bars(gradient)[0]), [s.gradient_norm for s in saddles])
+    np.testing.assert_allclose(heights(bars(count)[0]), [part.num_samples for part in classes])
+    assert [axes.get_yscale() for axes in (ends, fraction, gradient, count)] == ["log", "linear", "log", "log"]
+    assert [label.get_text() for label in count.get_xticklabels()] == [part.label for part in classes]
+
+
+def test_only_the_uncertain_sign_is_hatched(classes: list[PartSpectrum]) -> None:
+    drawing = class_bars(classes)
+    (lambda_min,) = bars(drawing.figure.axes[0])
+    assert [bar.get_hatch() is not None for bar in lambda_min] == [True] + [False] * 9
+    assert drawing.arrays["certified"].tolist() == [[0.0] + [1.0] * 9]
+
+
+def test_methods_stand_side_by_side_under_their_names(classes: list[PartSpectrum]) -> None:
+    methods = {"CE": classes, "CE-DRW": scaled(classes, 2.0)[:-1], "SAM": scaled(classes, 0.1)}
+    drawing = class_bars(methods)
+    containers = bars(drawing.figure.axes[0])
+    assert len(containers) == 3
+    np.testing.assert_allclose(heights(containers[2]), [0.1 * abs(part.saddle.lambda_min) for part in classes])
+    centres = np.array([[bar.get_x() + bar.get_width() / 2 for bar in container] for container in containers])
+    assert (np.diff(centres, axis=0) >= [[bar.get_width() for bar in containers[0]]]).all()
+    np.testing.assert_allclose(centres.mean(axis=0), np.arange(10), atol=1e-12)
+    assert np.isnan(drawing.arrays["lambda_min"][1, -1]), "a class that a method lacks is a gap"
+    texts = [text.get_text() for text in drawing.figure.legends[0].get_texts()]
+    assert texts[:3] == ["CE", "CE-DRW", "SAM"]
+    colours = [container[1].get_facecolor() for container in containers]
+    assert colours == [container[1].get_facecolor() for container in bars(drawing.figure.axes[2])]
+    assert len(set(colours)) == 3
+    assert len(bars(drawing.figure.axes[3])) == 1, "equal class sizes are drawn once"
+
+
+def test_unequal_class_sizes_are_drawn_for_each_method(classes: list[PartSpectrum]) -> None:
+    fewer = [dataclasses.replace(part, num_samples=part.num_samples // 2) for part in classes]
+    containers = bars(class_bars({"all": classes, "half": fewer}).figure.axes[3])
+    assert [heights(container) for container in containers] == [
+        [part.num_samples for part in parts] for parts in (classes, fewer)
+    ]
+
+
+def test_groups_are_bands_with_names(classes: list[PartSpectrum]) -> None:
+    groups = {"head": ["class/0", "class/1", "class/2"], "tail": ["class/8", "class/9", "class/5"]}
+    axes = class_bars(classes, groups=groups).figure.axes[0]
+    placed = sorted((text.get_text(), float(text.xy[0])) for text in axes.texts)  # type: ignore[attr-defined]
+    assert placed == [("head", 1.0), ("tail", 5.0), ("tail", 8.5)]
+    with pytest.raises(LandscapeError, match="group 'mid' has part 'class/77'"):
+        class_bars(classes, groups={"mid": ["class/3", "class/77"]})
+
+
+@pytest.mark.parametrize("count", [1, 2, 10])
+def test_class_names_stay_apart_and_on_the_page(classes: list[PartSpectrum], count: int) -> None:
+    for name in ("x", "Passerculus sandwichensis princeps"):
+        figure = class_bars([dataclasses.replace(part, label=f"{name} {part.part}") for part in classes[:count]]).figure
+        renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+        boxes = [label.get_window_extent(renderer) for label in figure.axes[3].get_xticklabels()]
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+        assert min(box.y0 for box in boxes) >= 0
+
+
+def test_a_hundred_classes_label_every_few(classes: list[PartSpectrum]) -> None:
+    many = [dataclasses.replace(classes[i % 10], part=f"class/{i}", label=f"class name {i}") for i in range(100)]
+    figure = class_bars(many).figure
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    boxes = [label.get_window_extent(renderer) for label in figure.axes[3].get_xticklabels()]
+    assert 20 < len(boxes) < 100
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+def test_a_convex_class_has_a_hatched_bar_and_a_zero_none(classes: list[PartSpectrum]) -> None:
+    (container,) = bars(
+        class_bars([with_lambda_min(classes[1], 0.02), with_lambda_min(classes[2], 0.0)]).figure.axes[0]
+    )
+    assert container[0].get_hatch()
+    assert heights(container) == [0.02, 0.0]
+
+
+def test_what_cannot_be_drawn_is_said(classes: list[PartSpectrum]) -> None:
+    nowhere: list[Any] = [[], {}, {"CE": []}]
+    for nothing in nowhere:
+        with pytest.raises(LandscapeError, match="no spectra to draw"):
+            class_bars(nothing)
+    with pytest.raises(LandscapeError, match="part 'class/1' appears twice in 'CE'"):
+        class_bars({"CE": [classes[1], classes[1]]})

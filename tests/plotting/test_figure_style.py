@@ -1,0 +1,88 @@
+"""Figures on disk: fonts that journals take, the arrays beside the figure, nothing half written, no global state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from landscape.errors import LandscapeError
+from landscape.plotting import Drawing, save_drawing, save_figure, style
+from landscape.plotting.style import COLUMN_WIDTHS, shorten, text_width
+
+
+@pytest.fixture
+def figure() -> Figure:
+    figure = Figure(figsize=(2, 1))
+    figure.subplots().set_title("λ of the tail")
+    return figure
+
+
+def test_style_sets_sizes_and_restores_the_users_parameters() -> None:
+    before = dict(matplotlib.rcParams)
+    for column, width in COLUMN_WIDTHS.items():
+        with style(column):  # type: ignore[arg-type]
+            assert matplotlib.rcParams["figure.figsize"][0] == width
+            assert matplotlib.rcParams["pdf.fonttype"] == matplotlib.rcParams["ps.fonttype"] == 42
+            assert min(matplotlib.rcParams[name] for name in ("xtick.labelsize", "ytick.labelsize")) >= 6
+    assert dict(matplotlib.rcParams) == before
+    with pytest.raises(LandscapeError, match="no column width 'half': give one of single, double, wide"), style("half"):  # type: ignore[arg-type]
+        pass
+
+
+def test_pdf_embeds_truetype_even_outside_the_style(figure: Figure, tmp_path: Path) -> None:
+    content = save_figure(figure, tmp_path / "a.pdf").read_bytes()
+    assert b"/FontFile2" in content
+    assert b"/Type3" not in content
+
+
+@pytest.mark.parametrize(("suffix", "magic"), [(".pdf", b"%PDF"), (".png", b"\x89PNG"), (".SVG", b"<?xml")])
+def test_each_format_is_itself_and_repeats_byte_for_byte(
+    figure: Figure, tmp_path: Path, suffix: str, magic: bytes
+) -> None:
+    first, second = (save_figure(figure, tmp_path / f"{name}{suffix}").read_bytes() for name in "ab")
+    assert first.startswith(magic)
+    assert first == second
+
+
+@pytest.mark.parametrize("name", ["figure.jpg", "figure", "figure.pdf.h5"])
+def test_other_suffixes_are_refused(figure: Figure, tmp_path: Path, name: str) -> None:
+    with pytest.raises(LandscapeError, match=rf"{name}': its suffix must be one of .pdf, .png, .svg"):
+        save_figure(figure, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_draw_keeps_the_old_figure(figure: Figure, tmp_path: Path) -> None:
+    path = save_figure(figure, tmp_path / "a.pdf")
+    before = path.read_bytes()
+    figure.axes[0].set_title(r"$\nosuchcommand$")
+    with pytest.raises(ValueError, match="nosuchcommand"):
+        save_figure(figure, path)
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_drawn_arrays_lie_beside_the_figure_and_not_on_the_spectra(figure: Figure, tmp_path: Path) -> None:
+    (tmp_path / "run.h5").write_text("the spectra")
+    arrays = {"class/3/mean": np.array([1.0, np.nan]), "labels": np.array(["λ", "crane (bird)"]), "τ": np.array(0.5)}
+    paths = save_drawing(Drawing(figure, arrays), tmp_path / "run.pdf")
+    assert [path.name for path in paths] == ["run.pdf", "run.pdf.h5"]
+    assert (tmp_path / "run.h5").read_text() == "the spectra"
+    with h5py.File(paths[1]) as file:
+        np.testing.assert_array_equal(file["class/3/mean"][...], arrays["class/3/mean"])
+        assert file["labels"].asstr()[...].tolist() == ["λ", "crane (bird)"]
+        assert file["τ"][()] == 0.5
+
+
+def test_shorten_fits_and_keeps_both_ends() -> None:
+    name = "Passerculus sandwichensis princeps"
+    short = shorten(name, 7, 0.8)
+    assert text_width(short, 7) <= 0.8 < text_width(name, 7)
+    assert short[:4] == name[:4]
+    assert short[-4:] == name[-4:]
+    assert "…" in short
+    assert shorten("truck", 7, 0.8) == "truck"

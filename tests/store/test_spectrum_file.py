@@ -1,0 +1,316 @@
+"""The store: what is written comes back, a killed write costs nothing, wrong files are refused in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from support.spectra import CIFAR10_CLASSES, part_spectrum
+
+from landscape.curvature.results import Eigenpairs, PartSpectrum, Record
+from landscape.errors import LandscapeError
+from landscape.store import SpectrumFile, atomic_replacement, describe
+
+SCHEMA_PAGE = Path(__file__).parents[2] / "docs" / "schema.md"
+META: dict[str, Any] = {
+    "loss": "ce",
+    "seed": 3,
+    "weight_decay": 2e-4,
+    "tf32": False,
+    "class_counts": [5000, 3, 50],
+    "class_names": ["crane (bird)", "crâne", "鶴"],
+}
+
+
+def small_part(part: str, **changes: Any) -> PartSpectrum:
+    return dataclasses.replace(
+        part_spectrum(num_parameters=40, num_probes=2, num_steps=6), part=part, label=part, **changes
+    )
+
+
+def assert_same(actual: Any, expected: Any) -> None:
+    assert type(actual) is type(expected)
+    if isinstance(expected, Record):
+        for field in dataclasses.fields(expected):  # type: ignore[arg-type]
+            assert_same(getattr(actual, field.name), getattr(expected, field.name))
+    elif isinstance(expected, np.ndarray):
+        assert actual.dtype == expected.dtype
+        np.testing.assert_array_equal(actual, expected)
+    else:
+        assert actual == expected or (actual != actual and expected != expected)
+
+
+@pytest.fixture
+def spectra(tmp_path: Path) -> SpectrumFile:
+    return SpectrumFile.create(tmp_path / "spectra.h5", META)
+
+
+def test_parts_come_back_bit_for_bit_in_the_order_written(spectra: SpectrumFile) -> None:
+    parts = ["all", "class/10", "class/9", "group/tail", "layer/layer1.0.conv1", "class/9/layer/fc", "class/9/layer/a"]
+    written = [small_part(part, seconds=float(i)) for i, part in enumerate(parts)]
+    vectors = np.linalg.qr(np.random.default_rng(0).standard_normal((40, 13)))[0].astype(np.float32)
+    written[0] = dataclasses.replace(written[0], pairs=dataclasses.replace(written[0].pairs, vectors=vectors))
+    written[1] = dataclasses.replace(written[1], accuracy=None)
+    for spectrum in written:
+        spectra.write_part(spectrum)
+
+    reopened = SpectrumFile.open(spectra.path)
+    assert reopened.complete_parts() == [
+        "all",
+        "class/10",
+        "class/9",
+        "class/9/layer/fc",
+        "class/9/layer/a",
+        "group/tail",
+        "layer/layer1.0.conv1",
+    ]
+    for spectrum in written:
+        assert_same(reopened.read_part(spectrum.part), spectrum)
+    assert [spectrum.part for spectrum in reopened.read_all()] == reopened.complete_parts()
+
+
+def test_no_deflated_eigenvalues_and_early_breakdown_survive(spectra: SpectrumFile) -> None:
+    part = small_part("all")
+    density = dataclasses.replace(
+        part.density, deflated=np.empty(0), nodes=part.density.nodes.copy(), num_steps=np.array([6, 4])
+    )
+    density.nodes[1, 4:] = np.nan
+    spectra.write_part(dataclasses.replace(part, density=density))
+    assert_same(spectra.read_part("all").density, density)
+
+
+def test_meta_comes_back_with_its_types(spectra: SpectrumFile) -> None:
+    meta = SpectrumFile.open(spectra.path).meta
+    assert meta["class_names"] == META["class_names"]
+    np.testing.assert_array_equal(meta["class_counts"], META["class_counts"])
+    for key in ("loss", "seed", "weight_decay", "tf32"):
+        assert meta[key] == META[key]
+        assert type(meta[key]) is type(META[key])
+
+
+def test_class_names_longer_than_an_hdf5_attribute_may_be(tmp_path: Path) -> None:
+    names = [f"genus species subspecies {i}" for i in range(8142)]
+    assert SpectrumFile.create(tmp_path / "inat.h5", {"class_names": names}).meta["class_names"] == names
+
+
+@pytest.mark.parametrize("value", [None, {"a": 1}, [[1, 2], [3, 4]], [object()]])
+def test_meta_refuses_what_hdf5_cannot_hold_and_leaves_no_file(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(TypeError, match=r"meta\['bad'\]"):
+        SpectrumFile.create(tmp_path / "x.h5", {"bad": value})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_dies_leaves_the_previous_file(spectra: SpectrumFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    spectra.write_part(small_part("class/0"))
+    before = spectra.path.read_bytes()
+
+    def dies_half_way(self: Eigenpairs, group: h5py.Group) -> None:
+        group.create_dataset("values", data=self.values)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Eigenpairs, "to_hdf5", dies_half_way)
+    with pytest.raises(KeyboardInterrupt):
+        spectra.write_part(small_part("class/1"))
+    assert spectra.path.read_bytes() == before
+    assert [path.name for path in spectra.path.parent.iterdir()] == ["spectra.h5"]
+
+
+def test_kill_9_in_the_middle_of_a_write(spectra: SpectrumFile) -> None:
+    spectra.write_part(small_part("class/0"))
+    before = spectra.path.read_bytes()
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from landscape.curvature.results import SpectralDensity
+from landscape.store import SpectrumFile
+from store.test_spectrum_file import small_part
+def killed(self, group):
+    group.create_dataset("nodes", data=self.nodes)
+    group.file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+SpectralDensity.to_hdf5 = killed
+SpectrumFile.open({str(spectra.path)!r}).write_part(small_part("class/1"))
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
+    assert len(list(spectra.path.parent.iterdir())) == 2, "the killed write must have left its temporary file"
+    assert spectra.path.read_bytes() == before
+
+    spectra.write_part(small_part("class/1"))
+    assert spectra.complete_parts() == ["class/0", "class/1"]
+    assert [path.name for path in spectra.path.parent.iterdir()] == ["spectra.h5"]
+
+
+def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LandscapeError, match=r"cannot write .*spectra\.h5"):
+        SpectrumFile.create(tmp_path / "file" / "spectra.h5", {})
+
+
+def test_a_replaced_file_keeps_its_link_and_its_mode(tmp_path: Path, spectra: SpectrumFile) -> None:
+    spectra.path.chmod(0o640)
+    link = tmp_path / "link.h5"
+    link.symlink_to(spectra.path)
+    SpectrumFile.open(link).write_part(small_part("all"))
+    assert link.is_symlink()
+    assert spectra.complete_parts() == ["all"]
+    assert spectra.path.stat().st_mode & 0o777 == 0o640
+
+
+def test_atomic_replacement_shows_nothing_before_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "file.txt"
+    with atomic_replacement(target) as temporary:
+        temporary.write_text("whole")
+        assert not target.exists()
+    assert target.read_text() == "whole"
+
+
+def test_incomplete_part_is_not_read_and_is_rewritten_around_its_layers(spectra: SpectrumFile) -> None:
+    for part in ("class/3", "class/4", "class/3/layer/fc"):
+        spectra.write_part(small_part(part))
+    with h5py.File(spectra.path, "r+") as file:
+        del file["spectra/class/3"].attrs["complete"]
+        del file["spectra/class/3/pairs/values"]
+        file["spectra/class/3/stray"] = 1.0
+    assert spectra.complete_parts() == ["class/3/layer/fc", "class/4"]
+    assert [spectrum.part for spectrum in spectra.read_all()] == ["class/3/layer/fc", "class/4"]
+    with pytest.raises(LandscapeError, match=r"'class/3' .* is incomplete: run the same command again"):
+        spectra.read_part("class/3")
+    assert ("parts", "2 complete, 1 incomplete (run the same command again)") in describe(spectra.path)
+
+    whole = small_part("class/3")
+    spectra.write_part(whole)
+    assert_same(spectra.read_part("class/3"), whole)
+    assert spectra.complete_parts() == ["class/3", "class/3/layer/fc", "class/4"]
+    with h5py.File(spectra.path) as file:
+        assert "stray" not in file["spectra/class/3"]
+
+
+@pytest.mark.parametrize(
+    "part", ["", "class", "class/3/", "/all", "all/layer/fc", "class/3/pairs", "class/..", "layer/.", "stage/1"]
+)
+def test_part_paths_outside_the_schema_are_refused(spectra: SpectrumFile, part: str) -> None:
+    with pytest.raises(LandscapeError, match=f"'{re.escape(part)}' is no part"):
+        spectra.write_part(small_part(part))
+
+
+def test_an_unknown_part_suggests_the_nearest(spectra: SpectrumFile) -> None:
+    with pytest.raises(LandscapeError, match="is empty"):
+        spectra.read_part("all")
+    for part in ("all", "class/3", "layer/layer1.0.conv1"):
+        spectra.write_part(small_part(part))
+    with pytest.raises(LandscapeError, match=r"did you mean 'layer/layer1.0.conv1'\?"):
+        spectra.read_part("layer/layer1.0.conv2")
+    with pytest.raises(LandscapeError, match="it has all, class/3, layer"):
+        spectra.read_part("zzz")
+
+
+def test_a_part_that_lost_a_field_is_named(spectra: SpectrumFile) -> None:
+    spectra.write_part(small_part("all"))
+    with h5py.File(spectra.path, "r+") as file:
+        del file["spectra/all/saddle"].attrs["lambda_min"]
+    with pytest.raises(LandscapeError, match=r"'all' .* is damaged: .*lambda_min"):
+        spectra.read_part("all")
+
+
+def test_files_that_are_not_ours(tmp_path: Path, spectra: SpectrumFile) -> None:
+    missing, text, foreign, newer, cut = (
+        tmp_path / name for name in ("no.h5", "text", "foreign.h5", "newer.h5", "cut")
+    )
+    text.write_text("epoch,loss\n")
+    with h5py.File(foreign, "w") as file:
+        file["weights"] = [1.0]
+    shutil.copy(spectra.path, newer)
+    with h5py.File(newer, "r+") as file:
+        file.attrs["schema_version"] = 2
+    cut.write_bytes(spectra.path.read_bytes()[:1000])
+    for path, words in [
+        (missing, "no file"),
+        (text, "not an HDF5 file"),
+        (tmp_path, "not an HDF5 file"),
+        (foreign, "holds no spectra"),
+        (newer, "schema version 2, this landscape reads up to 1: upgrade"),
+        (cut, "cut short"),
+    ]:
+        with pytest.raises(LandscapeError, match=words) as caught:
+            SpectrumFile.open(path)
+        assert f"'{path}'" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_create_refuses_to_destroy(spectra: SpectrumFile) -> None:
+    spectra.write_part(small_part("all"))
+    with pytest.raises(LandscapeError, match="already exists: give --overwrite"):
+        SpectrumFile.create(spectra.path, META)
+    assert SpectrumFile.create(spectra.path, META, overwrite=True).complete_parts() == []
+
+
+def test_resuming_with_other_numbers_is_refused(spectra: SpectrumFile) -> None:
+    keys = ["loss", "seed", "class_counts", "checkpoint"]
+    spectra.check_resumable({**META, "weight_decay": 0.0}, keys)
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"seed": 4}, r"seed = 3, this run has seed = 4: give --overwrite"),
+        ({"loss": "ldam", "seed": 4}, r"loss = 'ce', this run has loss = 'ldam'"),
+        ({"class_counts": [5000, 3, 49]}, r"class_counts = 5000, 3, 50, this run has class_counts = 5000, 3, 49"),
+        ({"class_counts": [5000, 3]}, r"class_counts = 5000, 3, 50, this run has class_counts = 5000, 3:"),
+        ({"checkpoint": "9f"}, r"checkpoint = \(not stored\), this run has checkpoint = '9f'"),
+    ]
+    for change, words in changes:
+        with pytest.raises(LandscapeError, match=words):
+            spectra.check_resumable({**META, **change}, keys)
+
+
+def test_describe_tells_what_is_there(tmp_path: Path) -> None:
+    spectra = SpectrumFile.create(tmp_path / "s.h5", {"loss": "ce", "class_names": CIFAR10_CLASSES})
+    for part in ("all", "class/0", "class/1", "class/1/layer/fc"):
+        spectra.write_part(small_part(part))
+    rows = dict(describe(spectra.path))
+    assert rows["schema"] == "landscape-spectra 1"
+    assert rows["loss"] == "ce"
+    assert rows["class_names"] == "airplane, automobile, bird, cat, deer, ..., ship, truck"
+    assert rows["parts"] == "4 complete"
+    assert rows["  class"] == "2: 0, 1"
+    assert rows["  class × layer"] == "1: 1 fc"
+    assert rows["verdicts"] == "4 saddle"
+    assert rows["work"] == f"{4 * (60 + 12)} Hessian products, 6 s"
+
+
+def test_the_schema_page_names_everything_that_is_stored(spectra: SpectrumFile) -> None:
+    part = small_part("class/3")
+    pairs = dataclasses.replace(part.pairs, vectors=np.eye(40, 13))
+    spectra.write_part(dataclasses.replace(part, pairs=pairs))
+    page = SCHEMA_PAGE.read_text(encoding="utf-8")
+    described = set(re.findall(r"`([a-z_]+)`", page))
+    with h5py.File(spectra.path) as file:
+        stored = set(file.attrs)
+        file["spectra/class/3"].visititems(lambda path, item: stored.update([path.split("/")[-1], *item.attrs]))
+        stored |= set(file["spectra/class/3"].attrs)
+    assert len(stored) > 40
+    assert stored <= described, stored - described
+
+
+def test_the_example_of_the_schema_page_runs(spectra: SpectrumFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = part_spectrum("class/3", num_parameters=200, num_steps=30, num_probes=3)
+    spectra.write_part(part)
+    monkeypatch.chdir(spectra.path.parent)
+    code = re.search(r"```python\n(.*?)```", SCHEMA_PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert code is not None
+    names: dict[str, Any] = {}
+    exec(code[1], names)
+    samples, offset = part.density.integrate(lambda x: (x < -part.saddle.noise_floor).astype(float))
+    assert names["negative_count"] == pytest.approx(samples.mean() + offset)
+
+
+def test_store_and_plots_load_no_torch_and_the_package_no_matplotlib() -> None:
+    program = (
+        "import sys, landscape; assert 'matplotlib' not in sys.modules and 'torch' not in sys.modules;"
+        "import landscape.plotting, landscape.store; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
