@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import rich_click as click
-from landscape_cli.plot import draw
-from landscape_cli.progress import StudyBar, TrainingBar, console
-from landscape_cli.saddle import saddle_table
 
 from landscape.curvature import MeasureSettings
 from landscape.plotting import save_drawing
 from landscape.study import StudyPlan, open_subject, run_study
 from landscape.training.loop import train
 from landscape.training.recipe import Recipe
+
+from .plot import draw
+from .progress import StudyBar, TrainingBar, console
+from .saddle import print_saddle_table
 
 RUNS: dict[str, dict[str, Any]] = {
     "CE-DRW + SGD": {"name": "sgd"},
@@ -41,8 +42,8 @@ def demo_recipe(optimizer: dict[str, Any]) -> Recipe:
 @click.command(name="demo")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True)
 def command(output: Path) -> None:
-    """Everything once, on data that is already here: two trainings on long-tailed digits (CE-DRW with SGD and with SAM),
-    the Hessian of every class, the verdicts, and two figures. A minute or two on two cores.
+    """Everything once, on embedded data: two trainings on long-tailed digits (CE-DRW with SGD and with SAM), the
+    Hessian of every class, the verdicts, and two figures. A minute or two on two cores.
     """
     start = time.monotonic()
     files = []
@@ -62,7 +63,7 @@ def command(output: Path) -> None:
                 command="landscape demo",
                 progress=study,
             )
-        console.print(saddle_table(spectra.read_all()))
+        print_saddle_table(spectra.read_all(), console)
         files.append(file)
     figures = [
         save_drawing(draw((files[0],), "density"), output / "density-sgd.pdf")[0],

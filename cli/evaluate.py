@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import rich_click as click
-from landscape_cli.progress import console
-from landscape_cli.subject_options import subject_of, subject_options
 from rich.table import Table
 
 from landscape.training.evaluation import evaluate
 from landscape.training.recipe import resolve_device
+
+from .progress import console
+from .subject_options import subject_of, subject_options
 
 
 @click.command(name="evaluate")
@@ -26,7 +27,7 @@ def command(
 ) -> None:
     """Accuracy of a checkpoint: all, by group under both conventions, by class.
 
-    *index* cuts the classes by rank, the same for every imbalance; *count* cuts them by their number of training images.
+    *index* cuts the classes by rank, the same for every imbalance; *count* by their number of training images.
     """
     subject = subject_of(checkpoint, factory, allow_pickle, fields)
     model = subject.model.to(resolve_device(device))

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import rich_click as click
+from click import exceptions as click_exceptions
 from rich.console import Console
 
 import landscape
@@ -37,7 +38,7 @@ class _LazyGroup(click.RichGroup):
     def get_command(self, ctx: click.Context, cmd_name: str) -> Any:
         if cmd_name not in _COMMANDS:
             return None
-        return importlib.import_module(f"landscape_cli.{cmd_name}").command
+        return importlib.import_module(f"{__package__}.{cmd_name}").command
 
     def format_commands(self, ctx: click.Context, formatter: Any) -> None:
         # Short texts from the table above: asking the commands themselves would import them all.
@@ -55,10 +56,12 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
     A first look: `landscape demo`. The four steps on your own images:
 
-        landscape train --data folder:PATH --imbalance exp:100 --model resnet32 --reweight drw --optimizer sam --rho 0.5 -o runs/x
-        landscape spectrum runs/x --per-class -o x.h5
-        landscape saddle x.h5
-        landscape plot x.h5 -o x.pdf
+    ```
+    landscape train --data folder:PATH --imbalance exp:100 --reweight drw --optimizer sam --rho 0.5 -o runs/x
+    landscape spectrum runs/x --per-class -o x.h5
+    landscape saddle x.h5
+    landscape plot x.h5 -o x.pdf
+    ```
     """
     ctx.obj = {"debug": debug}
 
@@ -69,7 +72,7 @@ def main() -> None:
     try:
         status = cli.main(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
-    except click.exceptions.Exit as stop:
+    except click_exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.UsageError as error:
         error.show()

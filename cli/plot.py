@@ -9,6 +9,7 @@ from rich.console import Console
 
 from landscape.errors import LandscapeError
 from landscape.plotting import Drawing, class_bars, density_grid, save_drawing
+from landscape.plotting.style import Column
 from landscape.store import SpectrumFile
 
 KINDS = {
@@ -29,7 +30,7 @@ KINDS = {
 @click.option("-o", "--output", "outputs", multiple=True, required=True, type=click.Path(path_type=Path),
               help="FIGURE.pdf, .png or .svg; may be repeated. The arrays drawn are kept beside it")  # fmt: skip
 def command(
-    files: tuple[Path, ...], kind: str, parts: str | None, names: str | None, column: str, outputs: tuple[Path, ...]
+    files: tuple[Path, ...], kind: str, parts: str | None, names: str | None, column: Column, outputs: tuple[Path, ...]
 ) -> None:
     drawing = draw(files, kind, parts=parts, names=names.split(",") if names else None, column=column)
     console = Console(highlight=False)
@@ -44,7 +45,7 @@ def draw(
     *,
     parts: str | None = None,
     names: list[str] | None = None,
-    column: str = "double",
+    column: Column = "double",
 ) -> Drawing:
     """The figure of ``kind`` for these files.
 

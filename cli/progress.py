@@ -55,6 +55,7 @@ class TrainingBar(_WithBar):
         console.print(
             f"{self.title}{epochs - first_epoch} epochs of {steps_per_epoch} steps"
             + (f", after {first_epoch} already done" if first_epoch else "")
+            + "; test accuracy: all (head/mid/tail)"
         )
         self.task = self.progress.add_task("training", total=total, unit="steps")
 
@@ -67,11 +68,11 @@ class TrainingBar(_WithBar):
         every = max(1, math.ceil(self.epochs / 20))
         if record.epoch % every and record.epoch not in (1, self.epochs):
             return
-        groups = " ".join(f"{name} {share:.1%}" for name, share in record.groups.items())
+        groups = "/".join(f"{100 * share:.0f}" for share in record.groups.values())
         weighted = " reweighted" if record.reweighted else ""
         console.print(
-            f"  epoch {record.epoch:>3}  lr {record.lr:<8.3g} loss {record.train_loss:<8.4f} "
-            f"accuracy {record.accuracy:.1%}  ({groups})  {record.seconds:.1f} s{weighted}"
+            f"  epoch {record.epoch:>3}  lr {record.lr:<7.2g} loss {record.train_loss:<8.3g} "
+            f"test {record.accuracy:.1%} ({groups})  {record.seconds:.1f} s{weighted}"
         )
 
 
@@ -79,10 +80,10 @@ class StudyBar(_WithBar):
     """The cost beforehand, then one bar over all products."""
 
     def cost(self, estimate: Cost) -> None:
-        per_part = estimate.matvecs // max(estimate.parts, 1)
+        each = estimate.matvecs // max(estimate.parts, 1)
         console.print(
-            f"{self.title}{estimate.parts} part{'s' if estimate.parts > 1 else ''} over {estimate.images:,} images, about "
-            f"{per_part} Hessian products each: {_duration(estimate.seconds)}, {estimate.bytes / 1e9:.1f} GB"
+            f"{self.title}{estimate.parts} part{'s' if estimate.parts > 1 else ''}, {estimate.images:,} images, "
+            f"{each} products each: {_duration(estimate.seconds)}, {estimate.bytes / 1e9:.1f} GB"
         )
         if estimate.seconds > 1800:
             console.print(

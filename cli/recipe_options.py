@@ -59,7 +59,7 @@ def recipe_options(command: str, *sections: str) -> Callable[[Callable[..., Any]
                 numeric = field.annotation in (int, float) or {int, float} & set(typing.get_args(field.annotation))
                 kind = {"type": str, "metavar": "NUMBER" if numeric else "TEXT"}
             function = click.option(flag, f"{section}__{name}", help=text.strip(), **kind)(function)
-        titled = [{"name": title, "options": flags} for title, flags in reversed(groups.items())]
+        titled: list[Any] = [{"name": title, "options": flags} for title, flags in reversed(groups.items())]
         click.rich_click.OPTION_GROUPS.setdefault(f"* {command}", []).extend(titled)
         return function
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import rich_click as click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -35,47 +36,64 @@ def command(file: Path, as_json: bool, reasons: bool) -> None:
         click.echo(json.dumps([_plain(spectrum) for spectrum in spectra], indent=2))
         return
     console = Console(highlight=False)
-    console.print(saddle_table(spectra))
+    print_saddle_table(spectra, console)
     if reasons:
         for spectrum in spectra:
             console.print(f"{spectrum.label}: {spectrum.saddle.verdict}, {spectrum.saddle.reason}", soft_wrap=True)
 
 
-def saddle_table(spectra: Sequence[PartSpectrum]) -> Table:
-    """One row a part; numbers in units of the loss."""
-    table = Table(title="saddle report", title_justify="left", pad_edge=False)
-    columns = ("part", "n", "acc", "loss", "‖∇L‖", "λ_max", "λ_min", "index ≥", "ν", "trace", "2‖∇L‖/|λ₋|", "verdict")
+def print_saddle_table(spectra: Sequence[PartSpectrum], console: Console) -> None:
+    """One row a part, numbers in units of the loss; a narrow terminal gets the columns that matter most."""
+    columns = _COLUMNS if console.width >= _FULL_WIDTH else [column for column in _COLUMNS if column.essential]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        table.add_column(column, justify="left" if column in ("part", "verdict") else "right", overflow="fold")
+        table.add_column(column.title, justify=column.justify, no_wrap=True)
     for spectrum in spectra:
-        report = spectrum.saddle
-        table.add_row(
-            spectrum.label,
-            str(spectrum.num_samples),
-            "–" if spectrum.accuracy is None else f"{spectrum.accuracy:.0%}",
-            f"{report.loss:.3g}",
-            f"{report.gradient_norm:.2g}",
-            _with_error(report.lambda_max, report.lambda_max_residual),
-            _with_error(report.lambda_min, report.lambda_min_residual),
-            str(report.index_lower_bound),
-            _share(report.negative_fraction),
-            _with_error(report.trace, report.trace_standard_error),
-            "∞" if math.isinf(report.sam_threshold) else f"{report.sam_threshold:.2g}",
-            f"[{_STYLES.get(report.verdict, 'white')}]{report.verdict}[/]",
-        )
-    return table
+        table.add_row(*(column.cell(spectrum) for column in columns))
+    console.print(table)
 
 
-def _with_error(value: float, error: float) -> str:
-    if not math.isfinite(error):
-        return f"{value:.3g} ± ?"
-    return f"{value:.3g} ± {error:.1g}"
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    cell: Callable[[PartSpectrum], str]
+    essential: bool = True
+    justify: Literal["left", "right"] = "right"
+
+
+def _number(value: float, error: float = 0.0) -> str:
+    """Three digits; the error joins them when it would show in them."""
+    if not math.isfinite(value):
+        return "∞" if value > 0 else "–"
+    text = f"{value:.3g}"
+    return text if error <= 0.005 * abs(value) else f"{text}±{error:.1g}"
 
 
 def _share(interval: Interval) -> str:
     if math.isnan(interval.value):
         return "–"
-    return f"{interval.value:.1%} [{interval.low:.1%}, {interval.high:.1%}]"
+    return f"{100 * interval.value:.0f}±{50 * (interval.high - interval.low):.0f}%"
+
+
+_COLUMNS = [
+    _Column("part", lambda s: s.label, justify="left"),
+    _Column("n", lambda s: str(s.num_samples)),
+    _Column("acc", lambda s: "–" if s.accuracy is None else f"{s.accuracy:.0%}", essential=False),
+    _Column("loss", lambda s: f"{s.saddle.loss:.2g}"),
+    _Column("‖∇L‖", lambda s: f"{s.saddle.gradient_norm:.2g}"),
+    _Column("λ_max", lambda s: _number(s.saddle.lambda_max, s.saddle.lambda_max_residual)),
+    _Column("λ_min", lambda s: _number(s.saddle.lambda_min, s.saddle.lambda_min_residual)),
+    _Column("index≥", lambda s: str(s.saddle.index_lower_bound), essential=False),
+    _Column("ν", lambda s: _share(s.saddle.negative_fraction)),
+    _Column("trace", lambda s: _number(s.saddle.trace, s.saddle.trace_standard_error), essential=False),
+    _Column("2‖∇L‖/|λ₋|", lambda s: _number(float(f"{s.saddle.sam_threshold:.2g}")), essential=False),
+    _Column(
+        "verdict",
+        lambda s: f"[{_STYLES.get(s.saddle.verdict, 'white')}]{s.saddle.verdict}[/]",
+        justify="left",
+    ),
+]
+_FULL_WIDTH = 108
 
 
 def _plain(spectrum: PartSpectrum) -> dict[str, Any]:

@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import rich_click as click
-from landscape_cli.progress import StudyBar, console
-from landscape_cli.saddle import saddle_table
-from landscape_cli.subject_options import subject_of, subject_options
 
 from landscape.curvature import MeasureSettings
 from landscape.study import StudyPlan, run_study
+
+from .progress import StudyBar, console
+from .saddle import print_saddle_table
+from .subject_options import subject_of, subject_options
 
 _DEFAULT = MeasureSettings()
 click.rich_click.OPTION_GROUPS["* spectrum"] = [
     {
         "name": "Parts",
-        "options": ["--whole", "--per-class", "--classes", "--per-group", "--per-layer", "--layers", "--split", "--loss"],
+        "options": [
+            "--whole", "--per-class", "--classes", "--per-group", "--per-layer", "--layers", "--split", "--loss",
+        ],
     },
     {
         "name": "Precision and cost",
@@ -112,5 +115,5 @@ def command(
         file = run_study(
             subject, plan, output, overwrite=overwrite, command=shlex.join(["landscape", *sys.argv[1:]]), progress=bar
         )
-    console.print(saddle_table(file.read_all()))
+    print_saddle_table(file.read_all(), console)
     console.print(f"kept in {output}; next: [bold]landscape plot {output} -o {output.with_suffix('.pdf')}[/]")

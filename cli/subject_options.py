@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import rich_click as click
-from landscape_cli.recipe_options import given_values, recipe_options
 
 from landscape.study import Subject, open_subject
+
+from .recipe_options import given_values, recipe_options
 
 
 def subject_options(command: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

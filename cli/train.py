@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import rich_click as click
-from landscape_cli.progress import TrainingBar, console
-from landscape_cli.recipe_options import given_values, recipe_options
 
 from landscape.training.loop import train
 from landscape.training.recipe import Recipe, parse_assignment, set_value
+
+from .progress import TrainingBar, console
+from .recipe_options import given_values, recipe_options
 
 
 @click.command(name="train")

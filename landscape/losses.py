@@ -19,7 +19,6 @@ With a cosine head, whose logits lie in [−1, 1], every z above is the logit ti
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, did_you_mean
 
 ClassCounts = Sequence[int] | NDArray[np.integer[Any]] | Tensor
 
@@ -317,6 +316,4 @@ def _positive_counts(counts: ClassCounts) -> Tensor:
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1)
-    hint = f" did you mean '{nearest[0]}'?" if nearest else ""
-    return f"unknown {kind} '{name}':{hint} known are {', '.join(known)}"
+    return f"unknown {kind} '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}"

@@ -87,7 +87,7 @@ class Subject:
     @property
     def logit_scale(self) -> float:
         """s of a cosine head, 1 otherwise: the bare cosines have a meaninglessly small Hessian."""
-        return self.recipe.loss.logit_scale if self.recipe is not None and self.recipe.head == "cosine" else 1.0
+        return 1.0 if self.recipe is None else self.recipe.logit_scale
 
     def loss(self, kind: Literal["ce", "training"]) -> ClassificationLoss:
         """Plain cross-entropy, or the training loss with the class weights of the checkpoint's last epoch.
@@ -284,7 +284,7 @@ def build_problem(subject: Subject, plan: StudyPlan, images: ImageSet, device: t
     dtype = getattr(torch, plan.dtype)
     inputs = subject.normalization(images.images.to(device), dtype=dtype)
     return Problem(
-        subject.model.to(memory_format=torch.channels_last),
+        subject.model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         subject.loss(plan.loss).to(device),
         Samples(inputs, images.labels),
         batch_norm=plan.batch_norm,

@@ -56,7 +56,7 @@ def spectral_density(
         num_probes: n_v; the error bars come from their spread, so at least 2 for any statement.
         num_steps: m; the resolution inside the spectrum is about (λ_max − λ_min)/m.
         deflate: pairs to take out and count exactly; only the converged ones are used.
-        seed: probes are the same for one seed and dimension, whatever the part, so parts can be compared probe by probe.
+        seed: probes are the same for one seed and dimension, whatever the part, so parts compare probe by probe.
         on_product: called with the number of products just made.
 
     Cost: n_v · m products, memory m vectors.

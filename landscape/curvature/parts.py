@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,4 @@ def resolve_classes(text: str, class_names: Sequence[str]) -> list[int]:
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.4)
-    return (
-        f"; did you mean {' or '.join(repr(name) for name in close)}?" if close else f"; known: {', '.join(known[:12])}"
-    )
+    return did_you_mean(word, known) or f"; known: {', '.join(known[:12])}"

@@ -55,8 +55,8 @@ class Samples(NamedTuple):
         second = cls._collect(loader)
         if not _same_multiset(first, second):
             raise LandscapeError(
-                "the loader is not deterministic: its samples differ between two readings. Remove the random transforms "
-                "(crop, flip, jitter) or pass freeze=True to measure one frozen copy of them."
+                "the loader is not deterministic: its samples differ between two readings. Remove the random "
+                "transforms (crop, flip, jitter) or pass freeze=True to measure one frozen copy of them."
             )
         return first
 
@@ -125,7 +125,7 @@ class Problem:
         if not trainable:
             raise LandscapeError("the model has no parameter with requires_grad=True; nothing to differentiate")
         if not isinstance(samples, Samples):
-            samples = Samples(*samples) if _is_tensor_pair(samples) else Samples.from_loader(samples)
+            samples = _tensor_pair(samples) or Samples.from_loader(samples)
         if len(samples.inputs) != len(samples.targets):
             raise LandscapeError(f"{len(samples.inputs)} inputs but {len(samples.targets)} targets")
         if not len(samples.inputs):
@@ -154,8 +154,8 @@ class Problem:
             return
         if len(self.samples.inputs) > self.chunk_size:
             raise LandscapeError(
-                f"batch_norm='batch' needs all {len(self.samples.inputs)} samples in one chunk of {self.chunk_size}, or "
-                "each chunk would have its own statistics and so its own loss. Use batch_norm='eval', fewer samples, or "
+                f"batch_norm='batch' needs all {len(self.samples.inputs)} samples in one chunk of {self.chunk_size}: "
+                "each chunk would have its own statistics and so its own loss. Use batch_norm='eval', fewer samples or "
                 f"chunk_size={len(self.samples.inputs)}."
             )
         for layer in layers:
@@ -178,7 +178,7 @@ class Problem:
         return float(self.flatten([self.parameters[name] for name in self.parameter_names]).double().norm())
 
     def restrict(self, part: Part) -> Problem:
-        """The same question on a part: fewer samples, fewer free parameters, or both; a view, nothing is copied twice."""
+        """The same question on a part: fewer samples, fewer free parameters, or both."""
         view = copy.copy(self)
         for cached in ("num_parameters", "parameter_norm", "total_weight"):
             view.__dict__.pop(cached, None)
@@ -226,9 +226,9 @@ class Problem:
             yield Samples(self.samples.inputs[start:stop], self.samples.targets[start:stop])
 
     def loss_sum(self, chosen: Sequence[Tensor], chunk: Samples) -> tuple[Tensor, Tensor]:
-        """``(Σ w_i ℓ_i, Σ w_i)`` of one chunk with the chosen parameters set to ``chosen``, differentiable in them."""
+        """``(Σ w_i ℓ_i, Σ w_i)`` of one chunk at ``chosen`` values of the parameters, differentiable."""
         parameters = {**self.parameters, **dict(zip(self.parameter_names, chosen, strict=True))}
-        # Tied tensors appear once among the parameters; functional_call hands the replacement to every place that uses it.
+        # Tied tensors are one parameter; functional_call hands the replacement to every place that uses it.
         outputs = functional_call(self._model, {**parameters, **self.buffers}, (chunk.inputs,), tie_weights=True)
         result = self.loss(outputs, chunk.targets)
         if not isinstance(result, tuple) or len(result) != 2:
@@ -321,8 +321,8 @@ class Problem:
         determinism = _relative(first - second, first)
         if determinism > 1e-3:
             raise LandscapeError(
-                f"the Hessian moves: two products with one vector differ by {determinism:.1e}. Something in the model is "
-                "random even in eval mode (functional dropout, sampled noise); switch it off."
+                f"the Hessian moves: two products with one vector differ by {determinism:.1e}. Something in the model "
+                "is random even in eval mode (functional dropout, sampled noise); switch it off."
             )
         other = HessianOperator(small) @ u
         scale = float(first.norm() + other.norm())
@@ -333,18 +333,18 @@ class Problem:
         if max(symmetry, finite) > 0.05:
             raise LandscapeError(
                 f"the Hessian product fails its own check (asymmetry {symmetry:.1e}, distance to finite differences "
-                f"{finite:.1e}): some operation of the model or loss has a wrong second derivative (detach, rounding, a "
-                "custom autograd function)."
+                f"{finite:.1e}): some operation of the model or loss has a wrong second derivative (detach, rounding, "
+                "a custom autograd function)."
             )
-        if self.dtype == torch.float64:
-            noise = self.noise()
-        else:
-            noise = _relative(first.double() - reference, reference)
+        rounding = _relative(first.double() - reference, reference)
+        noise = self.noise() if self.dtype == torch.float64 else rounding
         return ProblemCheck(determinism, symmetry, finite, max(determinism, noise))
 
 
-def _is_tensor_pair(samples: Any) -> bool:
-    return isinstance(samples, (tuple, list)) and len(samples) == 2 and all(isinstance(s, Tensor) for s in samples)
+def _tensor_pair(samples: Any) -> Samples | None:
+    if isinstance(samples, (tuple, list)) and len(samples) == 2 and all(isinstance(s, Tensor) for s in samples):
+        return Samples(*samples)
+    return None
 
 
 def _unit_vector(problem: Problem, seed: int) -> Tensor:

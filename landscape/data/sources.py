@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import hashlib
 import os
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, did_you_mean
 from landscape.torchvision_import import import_torchvision
 
 _FASHION_CLASSES = (
@@ -166,8 +165,7 @@ def _unknown_source(spec: str) -> str:
     if spec and Path(spec).expanduser().is_dir():
         hint = f"; for a folder of images write 'folder:{spec}'"
     else:
-        near = difflib.get_close_matches(spec, source_names(), n=1, cutoff=0.5)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        hint = did_you_mean(spec, source_names())
     return f"unknown data source '{spec}'{hint}\nKnown sources: {', '.join(source_names())}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, did_you_mean
 from landscape.models.heads import make_head
 from landscape.models.resnet_cifar import CifarResNet
 from landscape.models.small import ConvNet, Mlp
@@ -52,8 +51,7 @@ def build_model(
         LandscapeError: an unknown name or head.
     """
     if name not in model_names():
-        near = difflib.get_close_matches(name, model_names(), n=1, cutoff=0.5)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        hint = did_you_mean(name, model_names())
         raise LandscapeError(
             f"unknown model '{name}'{hint}\nKnown models: {', '.join(model_names())}, or package.module:factory"
         )
@@ -115,8 +113,7 @@ def import_factory(reference: str) -> Callable[..., Any]:
             f"'{reference}': importing '{module_name}' failed: {type(error).__name__}: {error}"
         ) from error
     if not hasattr(module, factory_name):
-        near = difflib.get_close_matches(factory_name, dir(module), n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        hint = did_you_mean(factory_name, dir(module))
         raise LandscapeError(f"'{reference}': module '{module_name}' has no '{factory_name}'{hint}")
     factory = getattr(module, factory_name)
     if not callable(factory):

@@ -5,7 +5,7 @@
 | sgd     | nothing                         | 1 + 1                           |                         |
 | sam     | the whole loss                  | 2 + 2                           | rho                     |
 | imbsam  | the tail classes' loss          | 2 + 3                           | rho, kappa              |
-| sse_sam | head and tail, each on its own; | 3 + 4 in stage I, as imbsam     | head_rho, tail_rho,     |
+| sse-sam | head and tail, each on its own; | 3 + 4 in stage I, as imbsam     | head_rho, tail_rho,     |
 |         | from a given epoch on tail only | in stage II                     | gamma                   |
 
 All of them take ``bn_update``. A new method is a file with a subclass of :class:`EscapeOptimizer` and a line in
@@ -14,7 +14,6 @@ All of them take ``bn_update``. A new method is a file with a subclass of :class
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterable
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, did_you_mean
 from landscape.optim.base import EscapeOptimizer
 from landscape.optim.imbsam import ImbSam
 from landscape.optim.objective import BatchLosses, GroupedObjective, Objective, tail_classes
@@ -47,7 +46,7 @@ OPTIMIZERS: dict[str, type[EscapeOptimizer]] = {
     "sgd": Sgd,
     "sam": Sam,
     "imbsam": ImbSam,
-    "sse_sam": SseSam,
+    "sse-sam": SseSam,
 }
 
 
@@ -77,9 +76,9 @@ def build_optimizer(
         LandscapeError: unknown name or setting, a setting missing, or one out of range.
     """
     if name not in OPTIMIZERS:
-        nearest = difflib.get_close_matches(name, OPTIMIZERS, n=1)
-        hint = f" did you mean '{nearest[0]}'?" if nearest else ""
-        raise LandscapeError(f"unknown optimizer '{name}':{hint} known are {', '.join(OPTIMIZERS)}")
+        raise LandscapeError(
+            f"unknown optimizer '{name}'{did_you_mean(name, OPTIMIZERS)}; known: {', '.join(OPTIMIZERS)}"
+        )
     kind = OPTIMIZERS[name]
     known = {key: spec for key, spec in inspect.signature(kind).parameters.items() if key != "base"}
     if unknown := [key for key in settings if key not in known]:

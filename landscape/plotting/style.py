@@ -20,8 +20,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
-from landscape.errors import LandscapeError
 from landscape.atomic import atomic_replacement
+from landscape.errors import LandscapeError
 
 Column = Literal["single", "double", "wide"]
 

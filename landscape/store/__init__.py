@@ -1,6 +1,5 @@
 """Results on disk: the HDF5 schema, written part by part, resumed and read back (no torch)."""
 
-from landscape.atomic import atomic_replacement
 from landscape.store.spectrum_file import MetaValue, SpectrumFile, describe
 
-__all__ = ["MetaValue", "SpectrumFile", "atomic_replacement", "describe"]
+__all__ = ["MetaValue", "SpectrumFile", "describe"]

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shutil
@@ -19,9 +18,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape.curvature.results import PartSpectrum
-from landscape.errors import LandscapeError
 from landscape.atomic import atomic_replacement
+from landscape.curvature.results import PartSpectrum
+from landscape.errors import LandscapeError, did_you_mean
 
 SCHEMA = "landscape-spectra"
 SCHEMA_VERSION = 1
@@ -304,7 +303,6 @@ def _short(value: Any, *, quote: bool = True, limit: int = 8) -> str:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if matches:
-        return f"; did you mean '{matches[0]}'?"
-    return f"; it has {_short(list(known))}" if known else ": it is empty, run `landscape spectrum` again"
+    return did_you_mean(name, known) or (
+        f"; it has {_short(list(known))}" if known else ": it is empty, run `landscape spectrum` again"
+    )

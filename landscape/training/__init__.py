@@ -1,1 +1,22 @@
+"""From a recipe to a checkpoint: the loop, schedules, evaluation, and the files a run leaves."""
 
+from landscape.training.checkpoint import Checkpoint, CheckpointInfo, load_checkpoint, load_state, save_checkpoint
+from landscape.training.evaluation import Evaluation, evaluate, predict
+from landscape.training.loop import EpochRecord, TrainingResult, read_history, train
+from landscape.training.recipe import Recipe
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointInfo",
+    "EpochRecord",
+    "Evaluation",
+    "Recipe",
+    "TrainingResult",
+    "evaluate",
+    "load_checkpoint",
+    "load_state",
+    "predict",
+    "read_history",
+    "save_checkpoint",
+    "train",
+]

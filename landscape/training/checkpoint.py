@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import landscape
+from landscape.atomic import atomic_replacement
 from landscape.errors import LandscapeError
 from landscape.models import build_model, import_factory
-from landscape.training.files import write_atomically
 from landscape.training.recipe import Recipe
 
 _FORMAT = 1
@@ -85,7 +85,8 @@ def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo) -> None:
         seen[tensor.data_ptr()] = name
     stamped = {**asdict(info), "versions": {"landscape": landscape.__version__, "torch": str(torch.__version__)}}
     metadata = {"format": "pt", _KEY: json.dumps(stamped)}
-    write_atomically(path, lambda partial: save_file(state, str(partial), metadata=metadata))
+    with atomic_replacement(path) as partial:
+        save_file(state, str(partial), metadata=metadata)
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from landscape.atomic import atomic_replacement
 from landscape.data import random_crop_flip
 from landscape.data.longtailed import LongTailedData
 from landscape.errors import LandscapeError
@@ -23,7 +24,6 @@ from landscape.losses import ClassificationLoss, build_loss, class_weights_at
 from landscape.optim import EscapeOptimizer, GroupedObjective, build_optimizer, tail_classes
 from landscape.training.checkpoint import CheckpointInfo, fit_state, model_for, save_checkpoint
 from landscape.training.evaluation import evaluate
-from landscape.training.files import write_atomically
 from landscape.training.recipe import Recipe, resolve_device
 from landscape.training.schedules import learning_rate, milestone
 
@@ -119,12 +119,13 @@ class _Run:
         torch.manual_seed(recipe.run.seed)
         model = model_for(recipe, self.data.num_classes, self.channels, self.image_size)
         # Convolutions run faster with the channel axis last, on CPUs as on tensor cores.
-        self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.images = images.to(self.device)
         self.labels = self.data.train.labels.to(self.device)
         self.loss = self._build_loss()
         self.optimizer = self._build_optimizer()
-        self.is_tail = tail_classes(self.data.counts, recipe.optimizer.eta)
+        tail = tail_classes(self.data.counts, recipe.optimizer.eta)
+        self.is_tail = tail.to(self.device) if self.optimizer.uses_groups else None
         self.generator = torch.Generator(self.device).manual_seed(recipe.run.seed)
         self.history: list[EpochRecord] = []
         if state is not None:
@@ -160,8 +161,8 @@ class _Run:
                 old, new = saved.get(section, {}).get(key), wanted[section].get(key)
                 if old != new and (section, key) not in {("run", "device"), ("run", "save_every")}:
                     raise LandscapeError(
-                        f"{self.folder} was trained with {section}.{key} = {old!r}, not {new!r}. Resume it with its own "
-                        f"recipe ({self.folder / 'recipe.toml'}) or choose another -o."
+                        f"{self.folder} was trained with {section}.{key} = {old!r}, not {new!r}. Resume it with its "
+                        f"own recipe ({self.folder / 'recipe.toml'}) or choose another -o."
                     )
 
     def _build_loss(self) -> ClassificationLoss:
@@ -184,7 +185,8 @@ class _Run:
         epochs = self.recipe.schedule.epochs
         steps = math.ceil(len(self.labels) / self.recipe.schedule.batch_size)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / "recipe.toml", lambda path: path.write_text(self.recipe.to_toml()))
+        with atomic_replacement(self.folder / "recipe.toml") as path:
+            path.write_text(self.recipe.to_toml(), encoding="utf-8")
         progress.start(epochs=epochs, first_epoch=len(self.history), steps_per_epoch=steps)
         for epoch in range(len(self.history), epochs):
             record = self._epoch(epoch, progress)
@@ -265,9 +267,11 @@ class _Run:
             save_checkpoint(self.folder / f"epoch-{record.epoch:04d}.safetensors", self.model, info)
         save_checkpoint(self.folder / "last.safetensors", self.model, info)
         lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in self.history)
-        write_atomically(self.folder / "history.jsonl", lambda path: path.write_text(lines))
+        with atomic_replacement(self.folder / "history.jsonl") as path:
+            path.write_text(lines, encoding="utf-8")
         # Last, and complete in itself: a run killed before this line repeats the epoch, with the same outcome.
-        write_atomically(self.folder / "resume.pt", lambda path: torch.save(self._resume_state(), path))
+        with atomic_replacement(self.folder / "resume.pt") as path:
+            torch.save(self._resume_state(), path)
 
     def _resume_state(self) -> dict[str, Any]:
         return {
@@ -297,7 +301,7 @@ def build_training_loss(recipe: Recipe, counts: tuple[int, ...]) -> Classificati
     return build_loss(
         section.name,
         counts,
-        logit_scale=section.logit_scale if recipe.head == "cosine" else 1.0,
+        logit_scale=recipe.logit_scale,
         max_margin=section.max_margin,
         **{name: value for name, value in optional.items() if value is not None},
     )

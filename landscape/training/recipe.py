@@ -193,6 +193,11 @@ class Recipe(_Section):
         return tomli_w.dumps(self.dump())
 
     @property
+    def logit_scale(self) -> float:
+        """s of a cosine head; 1 for a linear one."""
+        return self.loss.logit_scale if self.head == "cosine" else 1.0
+
+    @property
     def head(self) -> Literal["linear", "cosine"]:
         return self.model.head or ("cosine" if self.loss.name == "ldam" else "linear")
 

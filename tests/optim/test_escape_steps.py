@@ -127,7 +127,7 @@ def test_sam_is_the_step_of_the_paper() -> None:
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("sam", {"rho": 0}), ("imbsam", {"rho": 0}), ("sse_sam", {"head_rho": 0, "tail_rho": 0, "gamma": 1})],
+    [("sam", {"rho": 0}), ("imbsam", {"rho": 0}), ("sse-sam", {"head_rho": 0, "tail_rho": 0, "gamma": 1})],
 )
 def test_zero_radius_is_sgd(name: str, settings: dict[str, float]) -> None:
     assert distance(trained(name, **settings), trained("sgd")) <= SAME
@@ -168,7 +168,7 @@ def test_imbsam_splits_the_gradient() -> None:
 
 def test_sse_sam_identities() -> None:
     def sse(head_rho: float, tail_rho: float, **where: Any) -> dict[str, Tensor]:
-        return trained("sse_sam", head_rho=head_rho, tail_rho=tail_rho, gamma=0.5, **where)
+        return trained("sse-sam", head_rho=head_rho, tail_rho=tail_rho, gamma=0.5, **where)
 
     assert distance(sse(0, 0.2), trained("imbsam", rho=0.2)) == 0
     assert distance(sse(0.3, 0.2, epoch=5), trained("imbsam", rho=0.2)) == 0
@@ -196,7 +196,7 @@ def test_sse_sam_perturbs_each_group_from_the_same_weights() -> None:
         for p, w in zip(parameters, weights, strict=True):
             p.data.copy_(w)
         expected = [e + n for e, n in zip(expected, near, strict=True)]
-    optimizer = build("sse_sam", model, lr=0.0, **SSE)
+    optimizer = build("sse-sam", model, lr=0.0, **SSE)
     optimizer.start_epoch(0, 10)
     optimizer.step(batch)
     for p, e in zip(parameters, expected, strict=True):
@@ -205,7 +205,7 @@ def test_sse_sam_perturbs_each_group_from_the_same_weights() -> None:
 
 @pytest.mark.parametrize("gamma", [0, 0.07, 0.14, 0.28, 0.55, 0.56, 0.7, 1])
 def test_sse_sam_switches_at_the_rounded_epoch(gamma: float) -> None:
-    optimizer = build("sse_sam", network(), head_rho=0.1, tail_rho=0.1, gamma=gamma)
+    optimizer = build("sse-sam", network(), head_rho=0.1, tail_rho=0.1, gamma=gamma)
     assert isinstance(optimizer, SseSam)
     stages = []
     for epoch in range(200):
@@ -217,7 +217,7 @@ def test_sse_sam_switches_at_the_rounded_epoch(gamma: float) -> None:
 
 def test_momentum_survives_the_switch_of_stage() -> None:
     model = network()
-    optimizer = build("sse_sam", model, **SSE)
+    optimizer = build("sse-sam", model, **SSE)
     optimizer.start_epoch(4, 10)
     optimizer.step(watched(model, MIXED, 0))
     twin = copy.deepcopy(model)
@@ -235,13 +235,13 @@ def test_momentum_survives_the_switch_of_stage() -> None:
 def test_sse_sam_refuses_to_guess_its_stage() -> None:
     model = network()
     with pytest.raises(RuntimeError, match="start_epoch"):
-        build("sse_sam", model, **SSE).step(watched(model, MIXED))
+        build("sse-sam", model, **SSE).step(watched(model, MIXED))
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 10.0])
 @pytest.mark.parametrize(
     ("name", "settings", "radii"),
-    [("sam", {"rho": 0.8}, [0.8]), ("imbsam", {"rho": 0.4}, [0.4]), ("sse_sam", SSE, [0.3, 0.2])],
+    [("sam", {"rho": 0.8}, [0.8]), ("imbsam", {"rho": 0.4}, [0.4]), ("sse-sam", SSE, [0.3, 0.2])],
 )
 def test_perturbation_has_the_radius_and_leaves_no_trace(
     name: str, settings: dict[str, float], radii: list[float], weight_decay: float
@@ -259,7 +259,7 @@ def test_perturbation_has_the_radius_and_leaves_no_trace(
     assert returned == clean.total
     assert not returned.requires_grad
     # The direction is the loss gradient's, whatever the weight decay.
-    groups = {"sam": ["total"], "imbsam": ["tail"], "sse_sam": ["head", "tail"]}[name]
+    groups = {"sam": ["total"], "imbsam": ["tail"], "sse-sam": ["head", "tail"]}[name]
     for group, step in zip(groups, steps, strict=True):
         loss = getattr(batch(update_statistics=False), group)
         gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
@@ -333,13 +333,13 @@ COSTS = [
     ("imbsam", {"rho": 0.1}, HEAD_ONLY, 0, (1, 1, 1, 2)),
     ("imbsam", {"rho": 0.1}, TAIL_ONLY, 0, (2, 2, 1, 2)),
     ("imbsam", {"rho": 0, "kappa": 2}, MIXED, 0, (1, 1, 1, 1)),
-    ("sse_sam", SSE, MIXED, 4, (3, 4, 1, 4)),
-    ("sse_sam", SSE, HEAD_ONLY, 4, (2, 2, 1, 4)),
-    ("sse_sam", SSE, TAIL_ONLY, 4, (2, 2, 1, 4)),
-    ("sse_sam", SSE, MIXED, 5, (2, 3, 1, 2)),
-    ("sse_sam", SSE, HEAD_ONLY, 5, (1, 1, 1, 2)),
-    ("sse_sam", {**SSE, "head_rho": 0}, MIXED, 0, (2, 3, 1, 2)),
-    ("sse_sam", {**SSE, "tail_rho": 0}, MIXED, 0, (2, 3, 1, 2)),
+    ("sse-sam", SSE, MIXED, 4, (3, 4, 1, 4)),
+    ("sse-sam", SSE, HEAD_ONLY, 4, (2, 2, 1, 4)),
+    ("sse-sam", SSE, TAIL_ONLY, 4, (2, 2, 1, 4)),
+    ("sse-sam", SSE, MIXED, 5, (2, 3, 1, 2)),
+    ("sse-sam", SSE, HEAD_ONLY, 5, (1, 1, 1, 2)),
+    ("sse-sam", {**SSE, "head_rho": 0}, MIXED, 0, (2, 3, 1, 2)),
+    ("sse-sam", {**SSE, "tail_rho": 0}, MIXED, 0, (2, 3, 1, 2)),
 ]
 
 
@@ -370,7 +370,7 @@ def test_passes_of_a_step(
 
 def test_statistics_of_all_passes_come_in_the_published_order() -> None:
     model = network()
-    optimizer = build("sse_sam", model, lr=0.0, bn_update="all", **SSE)
+    optimizer = build("sse-sam", model, lr=0.0, bn_update="all", **SSE)
     optimizer.start_epoch(0, 10)
     batch = watched(model, MIXED)
     optimizer.step(batch)
@@ -388,8 +388,8 @@ def test_clean_statistics_are_those_of_one_sgd_step() -> None:
         return dict(model.named_buffers())
 
     sgd = buffers("sgd")
-    assert distance(buffers("sse_sam", **SSE), sgd) == 0
-    assert distance(buffers("sse_sam", bn_update="all", **SSE), sgd) > DIFFERENT
+    assert distance(buffers("sse-sam", **SSE), sgd) == 0
+    assert distance(buffers("sse-sam", bn_update="all", **SSE), sgd) > DIFFERENT
 
 
 class NoReading(TorchDispatchMode):
@@ -402,7 +402,7 @@ class NoReading(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("name", "settings"), [("sam", {"rho": 0.1}), ("imbsam", {"rho": 0.1}), ("sse_sam", SSE)])
+@pytest.mark.parametrize(("name", "settings"), [("sam", {"rho": 0.1}), ("imbsam", {"rho": 0.1}), ("sse-sam", SSE)])
 def test_a_step_reads_nothing_from_the_device(name: str, settings: dict[str, float]) -> None:
     model = network()
     optimizer = build(name, model, **settings)
@@ -418,7 +418,7 @@ def test_parameters_that_take_no_part_stay() -> None:
     model[0].weight.requires_grad_(False)
     frozen = model[0].weight.clone()
     parameters = [*model.parameters(), unused]
-    for name, settings in (("sam", {"rho": 0.1}), ("imbsam", {"rho": 0.1}), ("sse_sam", SSE)):
+    for name, settings in (("sam", {"rho": 0.1}), ("imbsam", {"rho": 0.1}), ("sse-sam", SSE)):
         optimizer = build_optimizer(name, parameters, lr=0.1, momentum=0.9, weight_decay=0.5, **settings)
         optimizer.start_epoch(0, 10)
         last = model[3].weight.clone()
@@ -456,7 +456,7 @@ def test_learning_rate_is_set_in_every_group() -> None:
 
 
 def test_only_group_methods_ask_for_groups() -> None:
-    assert {name for name, kind in OPTIMIZERS.items() if kind.uses_groups} == {"imbsam", "sse_sam"}
+    assert {name for name, kind in OPTIMIZERS.items() if kind.uses_groups} == {"imbsam", "sse-sam"}
     model = network()
     build("sam", model, rho=0.1).step(watched(model, MIXED, is_tail=None))
     with pytest.raises(LandscapeError, match=r"ImbSam.*is_tail=tail_classes"):
@@ -468,14 +468,14 @@ def test_only_group_methods_ask_for_groups() -> None:
     [
         ("imb_sam", {"rho": 0.1}, "'imb_sam'.*did you mean 'imbsam'.*sgd, sam"),
         ("sgd", {"rho": 0.1}, "'sgd' has no setting 'rho'.*bn_update"),
-        ("sse_sam", {"rho": 0.1}, "no setting 'rho'.*head_rho, tail_rho, gamma, bn_update"),
+        ("sse-sam", {"rho": 0.1}, "no setting 'rho'.*head_rho, tail_rho, gamma, bn_update"),
         ("sam", {}, "'sam' needs a value for rho"),
         ("sam", {"rho": -0.1}, "rho = -0.1"),
         ("sam", {"rho": math.nan}, "rho = nan"),
         ("imbsam", {"rho": 0.1, "kappa": 0}, "kappa = 0"),
-        ("sse_sam", {**SSE, "gamma": 1.5}, "gamma = 1.5"),
-        ("sse_sam", {**SSE, "head_rho": -1}, "head_rho = -1"),
-        ("sse_sam", {**SSE, "tail_rho": -1}, "tail_rho = -1"),
+        ("sse-sam", {**SSE, "gamma": 1.5}, "gamma = 1.5"),
+        ("sse-sam", {**SSE, "head_rho": -1}, "head_rho = -1"),
+        ("sse-sam", {**SSE, "tail_rho": -1}, "tail_rho = -1"),
         ("sam", {"rho": 0.1, "bn_update": "none"}, "'none'.*first"),
     ],
 )

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from support.spectra import CIFAR10_CLASSES, part_spectrum
 
+from landscape.atomic import atomic_replacement
 from landscape.curvature.results import Eigenpairs, PartSpectrum, Record
 from landscape.errors import LandscapeError
-from landscape.store import SpectrumFile, atomic_replacement, describe
+from landscape.store import SpectrumFile, describe
 
 SCHEMA_PAGE = Path(__file__).parents[2] / "docs" / "schema.md"
 META: dict[str, Any] = {
