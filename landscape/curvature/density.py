@@ -9,6 +9,7 @@ from torch import Tensor
 from landscape.curvature.lanczos import Progress, tridiagonalize
 from landscape.curvature.operators import SymmetricOperator
 from landscape.curvature.results import Eigenpairs, SpectralDensity
+from landscape.errors import LandscapeError
 
 
 def rademacher_probe(op: SymmetricOperator, generator: torch.Generator) -> Tensor:
@@ -59,9 +60,14 @@ def spectral_density(
         seed: probes are the same for one seed and dimension, whatever the part, so parts compare probe by probe.
         on_product: called with the number of products just made.
 
+    Raises:
+        LandscapeError: no probe or no step.
+
     Cost: n_v · m products, memory m vectors.
     Source: Ubaru, Chen and Saad 2017; Ghorbani, Krishnan and Xiao 2019.
     """
+    if num_probes < 1 or num_steps < 1:
+        raise LandscapeError(f"num_probes = {num_probes}, num_steps = {num_steps}: both must be at least 1")
     rows, values = deflation_basis(op, deflate)
     generator = torch.Generator().manual_seed(seed)
     width = max(1, min(num_steps, op.shape[0] - len(values)))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from landscape.curvature.operators import SymmetricOperator
 from landscape.curvature.results import Array, Eigenpairs
+from landscape.errors import LandscapeError
 
 Progress = Callable[[int], None]
 
@@ -42,6 +43,11 @@ class Tridiagonalization:
 def breakdown_tolerance(op: SymmetricOperator) -> float:
     """A residual below this share of the largest |α| + |β| is rounding: the Krylov space is exhausted."""
     return float(torch.finfo(op.dtype).eps) * max(10.0, op.shape[0] ** 0.5)
+
+
+def _norm(vector: Tensor) -> float:
+    # In float64: the squares of a small class Hessian's entries leave the range of float32.
+    return float(torch.linalg.vector_norm(vector, dtype=torch.float64))
 
 
 def _orthogonalize(vector: Tensor, basis: Tensor) -> Array:
@@ -85,10 +91,10 @@ def tridiagonalize(
         basis[:outside] = deflate
     vector = start.to(device=op.device, dtype=op.dtype).clone()
     _orthogonalize(vector, basis[:outside])
-    norm = float(vector.norm())
+    norm = _norm(vector)
     alpha, beta = np.zeros(num_steps), np.zeros(num_steps)
     if num_steps == 0 or norm == 0.0:
-        return Tridiagonalization(np.zeros(1), np.zeros(1), basis[outside : outside + 1] * 0, True)
+        return Tridiagonalization(np.zeros(1), np.zeros(1), torch.zeros_like(basis[:1]), True)
     scale = 0.0
     for j in range(num_steps):
         basis[outside + j] = vector / norm
@@ -96,7 +102,7 @@ def tridiagonalize(
         if on_product is not None:
             on_product(1)
         alpha[j] = _orthogonalize(vector, basis[: outside + j + 1])[-1]
-        norm = float(vector.norm())
+        norm = _norm(vector)
         beta[j] = norm
         scale = max(scale, abs(alpha[j]) + norm)
         if norm <= breakdown_tolerance(op) * scale:
@@ -124,10 +130,13 @@ def extreme_eigenpairs(
         op: the matrix H.
         k: pairs wanted at each end; fewer in all when n < 2k.
         tol: relative tolerance of the residual.
-        max_matvecs: budget, the explicit residuals included.
-        subspace: vectors kept between restarts, at most; 4k + 20 by default.
+        max_matvecs: budget, the explicit residuals included; at least 2.
+        subspace: vectors of the basis, at least 2k + 3; 4k + 20 by default.
         seed: of the starting vector.
         on_product: called with the number of products just made.
+
+    Raises:
+        LandscapeError: k, the budget or the subspace is too small.
 
     Cost: memory ``subspace`` vectors; typically 40 to 150 products for a trained network and k = 5.
     Source: Wu and Simon 2000, SIAM J. Matrix Anal. Appl. 22(2).
@@ -135,8 +144,13 @@ def extreme_eigenpairs(
     n = op.shape[0]
     size_limit = min(n, subspace or 4 * k + 20)
     generator = torch.Generator().manual_seed(seed)
-    wanted = _ends(min(size_limit, n), k)
-    search_budget = max(1, max_matvecs - len(wanted))
+    if k < 1 or max_matvecs < 2:
+        raise LandscapeError(f"k = {k}, max_matvecs = {max_matvecs}: at least 1 pair and 2 products are needed")
+    if size_limit < min(n, 2 * k + 3):
+        raise LandscapeError(f"subspace = {subspace} vectors are too few for {k} pairs at each end: give {2 * k + 3}")
+    wanted = _ends(size_limit, k)
+    # A search of s products has at most s pairs to verify, which helps when the budget is small.
+    search_budget = max(max_matvecs - len(wanted), max_matvecs // 2)
     basis = torch.empty(size_limit + 1, n, dtype=op.dtype, device=op.device)
     projected = np.zeros((size_limit, size_limit))
     basis[0] = _random_unit(generator, op)
@@ -150,16 +164,17 @@ def extreme_eigenpairs(
                 on_product(1)
             coefficients = _orthogonalize(vector, basis[: j + 1])
             projected[: j + 1, j] = projected[j, : j + 1] = coefficients
-            size, residual = j + 1, float(vector.norm())
+            size, residual = j + 1, _norm(vector)
             scale = max(scale, abs(coefficients[-1]) + residual)
+            complete = size == n
+            if complete:  # what is left of the vector is rounding, however large it looks
+                residual = 0.0
+                break
             if residual <= breakdown_tolerance(op) * scale:
                 residual = 0.0
                 vector = _random_unit(generator, op)
                 _orthogonalize(vector, basis[: j + 1])
-                complete = size == n
-                if complete:
-                    break
-            basis[j + 1] = vector / vector.norm()
+            basis[j + 1] = vector / _norm(vector)
             if used >= search_budget:
                 break
         values, vectors = np.linalg.eigh(projected[:size, :size])
@@ -190,8 +205,9 @@ def _ends(size: int, k: int) -> list[int]:
 
 
 def _random_unit(generator: torch.Generator, op: SymmetricOperator) -> Tensor:
-    vector = torch.randn(op.shape[0], generator=generator, dtype=torch.float32)
-    return (vector / vector.norm()).to(device=op.device, dtype=op.dtype)
+    # Drawn in float32 for every precision, so that a float64 run starts from the same vector; unit length in its own.
+    vector = torch.randn(op.shape[0], generator=generator, dtype=torch.float32).to(device=op.device, dtype=op.dtype)
+    return vector / vector.norm()
 
 
 def _explicit(
@@ -209,7 +225,7 @@ def _explicit(
     ritz = rotation @ basis
     quotients, residuals = np.zeros(len(ends)), np.zeros(len(ends))
     for i, row in enumerate(ritz):
-        row /= row.norm()
+        row /= _norm(row)
         product = op @ row
         if on_product is not None:
             on_product(1)

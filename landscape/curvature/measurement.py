@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import torch
+
 from landscape.curvature.density import spectral_density
 from landscape.curvature.lanczos import Progress, extreme_eigenpairs
 from landscape.curvature.operators import HessianOperator
@@ -74,9 +76,17 @@ def measure(
         on_product=on_product,
     )
     loss, gradient = problem.value_and_gradient()
+    norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+    gradient_curvature = 0.0
+    if norm > 0:
+        direction = (gradient / norm).to(gradient.dtype)
+        gradient_curvature = float(direction.double() @ (op @ direction).double())
+        if on_product is not None:
+            on_product(1)
     saddle = saddle_report(
         loss=loss,
         gradient=gradient,
+        gradient_curvature=gradient_curvature,
         parameter_norm=problem.parameter_norm,
         pairs=pairs,
         density=density,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from landscape.curvature.problem import Problem, Samples
+from landscape.curvature.problem import Problem, Samples, exact_arithmetic
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -96,6 +96,9 @@ class HessianOperator(SymmetricOperator):
         self._kept: dict[int, tuple[list[Tensor], Sequence[Tensor]]] = {}
         self.kept_bytes = 0
         self._weight = problem.total_weight
+        # Saved by every graph but held once, and a chunk is a view of all samples.
+        resident = (*problem.parameters.values(), *problem.buffers.values(), *problem.samples)
+        self._resident = {tensor.untyped_storage().data_ptr() for tensor in resident}
 
     @property
     def kept_chunks(self) -> int:
@@ -104,8 +107,8 @@ class HessianOperator(SymmetricOperator):
 
     def _matvec(self, vector: Tensor) -> Tensor:
         pieces = self.problem.unflatten(vector)
-        total = torch.zeros_like(vector)
-        with _full_precision():
+        with exact_arithmetic(self.device):
+            total = torch.zeros_like(vector)
             for number, chunk in enumerate(self.problem.chunks()):
                 kept = self._kept.get(number)
                 keep = kept is not None
@@ -124,14 +127,20 @@ class HessianOperator(SymmetricOperator):
         """Leaves, the gradient with its graph, and the bytes that the graph holds."""
         leaves = self.problem.leaves()
         held: dict[int, int] = {}
+        resident = self._resident
 
         def count(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            held[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            if storage.data_ptr() not in resident:
+                held[storage.data_ptr()] = storage.nbytes()
+            # The graph owns this function and what it returns. With `self` in it, or a tensor with its own graph, both
+            # would hold each other for ever, out of sight of the garbage collector.
+            return tensor.detach()
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             total, _ = self.problem.loss_sum(leaves, chunk)
+            if not total.requires_grad:  # a layer that the loss does not see
+                return leaves, [torch.zeros_like(leaf) for leaf in leaves], 0
             gradients = torch.autograd.grad(total, leaves, create_graph=True, materialize_grads=True)
         return leaves, gradients, sum(held.values())
 
@@ -160,14 +169,3 @@ def free_memory(device: torch.device) -> int:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-class _full_precision:
-    """TF32 off: its rounding, 1e-3 of a product, would put a floor under the sign of every small eigenvalue."""
-
-    def __enter__(self) -> None:
-        self._saved = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-
-    def __exit__(self, *_: object) -> None:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = self._saved

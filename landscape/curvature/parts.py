@@ -101,9 +101,9 @@ def resolve_classes(text: str, class_names: Sequence[str]) -> list[int]:
     for word in (piece.strip() for piece in text.split(",")):
         if word in class_names:
             chosen.add(list(class_names).index(word))
-        elif word.isdigit() and int(word) < len(class_names):
+        elif word.isdecimal() and int(word) < len(class_names):
             chosen.add(int(word))
-        elif word.isdigit():
+        elif word.isdecimal():
             raise LandscapeError(f"class {word} does not exist: there are {len(class_names)}, numbered from 0")
         elif word:
             raise LandscapeError(f"unknown class '{word}'{_nearest(word, class_names)}")

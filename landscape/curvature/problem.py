@@ -8,15 +8,17 @@ is measured is the same at every product, whatever happens to the caller's model
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.curvature.parts import Part
@@ -52,6 +54,11 @@ class Samples(NamedTuple):
         first = cls._collect(loader)
         if freeze:
             return first
+        if iter(loader) is loader:
+            raise LandscapeError(
+                "the loader can be read only once (a generator), so nothing shows that its samples stay the same. Pass "
+                "tensors or a DataLoader, or freeze=True to measure what this one reading gives."
+            )
         second = cls._collect(loader)
         if not _same_multiset(first, second):
             raise LandscapeError(
@@ -86,8 +93,8 @@ class ProblemCheck:
     """What the start-up probe found; all numbers are relative to the size of the product."""
 
     determinism: float  # ‖Hv − H'v‖/‖Hv‖ of two products with the same vector
-    symmetry: float  # |uᵀHv − vᵀHu| / (‖u‖‖Hv‖)
-    finite_difference: float  # ‖Hv − [g(θ+εv) − g(θ−εv)]/2ε‖/‖Hv‖ in float64
+    symmetry: float  # √n |uᵀHv − vᵀHu| / (‖Hv‖ + ‖Hu‖) for random unit u, v; of order 1 without any symmetry
+    finite_difference: float  # ‖Hv − [g(θ+εv) − g(θ−εv)]/2ε‖/‖Hv‖ in float64, close to θ
     noise: float  # δ: rounding of the working precision, ‖Hv − H₆₄v‖/‖H₆₄v‖, or the determinism error if larger
 
 
@@ -107,7 +114,8 @@ class Problem:
         device: where to work; by default where the model's parameters are.
 
     Raises:
-        LandscapeError: the operator moves between two products, is not symmetric, or disagrees with finite differences.
+        LandscapeError: the operator moves between two products, is not symmetric, disagrees with finite differences, or
+            the loss depends on how the samples are cut into chunks.
     """
 
     def __init__(
@@ -130,6 +138,10 @@ class Problem:
             raise LandscapeError(f"{len(samples.inputs)} inputs but {len(samples.targets)} targets")
         if not len(samples.inputs):
             raise LandscapeError("no samples: a problem needs at least one")
+        if batch_norm not in get_args(BatchNormPolicy):
+            raise LandscapeError(f"batch_norm='{batch_norm}': use 'eval' or 'batch'")
+        if chunk_size is not None and chunk_size < 1:
+            raise LandscapeError(f"chunk_size={chunk_size}: a forward pass needs at least one sample")
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
         self.dtype = dtype
         self.loss = loss
@@ -137,20 +149,27 @@ class Problem:
         self.chunk_size = chunk_size or (128 if self.device.type == "cpu" else 1024)
         self.trainable = trainable
         self.parameter_names = trainable
-        self._freeze(model, samples)
-        self.check = self._probe()
+        with exact_arithmetic(self.device):
+            self._freeze(model, samples)
+            self.check = self._probe()
 
     def _freeze(self, model: nn.Module, samples: Samples) -> None:
         self._model = copy.deepcopy(model).to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
-        inputs, targets = samples.inputs.detach().to(self.device), samples.targets.detach().to(self.device)
-        self.samples = Samples(inputs.to(self.dtype) if inputs.is_floating_point() else inputs, targets)
+        self.samples = _cast(samples, self.dtype, self.device, copy=True)
         self._refuse_large_batch_norm()
         self.parameters = {name: p.detach().clone() for name, p in self._model.named_parameters()}
         self.buffers = {name: b.detach().clone() for name, b in self._model.named_buffers()}
 
+    @property
+    def _batch_statistics(self) -> list[_BatchNorm]:
+        """Layers that normalise by the statistics of the set."""
+        if self.batch_norm == "eval":
+            return []
+        return [module for module in self._model.modules() if isinstance(module, _BatchNorm)]
+
     def _refuse_large_batch_norm(self) -> None:
-        layers = [module for module in self._model.modules() if isinstance(module, _BatchNorm)]
-        if self.batch_norm == "eval" or not layers:
+        layers = self._batch_statistics
+        if not layers:
             return
         if len(self.samples.inputs) > self.chunk_size:
             raise LandscapeError(
@@ -160,7 +179,8 @@ class Problem:
             )
         for layer in layers:
             # Batch statistics without moving the running ones.
-            layer.training, layer.track_running_stats = True, False
+            layer.training = True
+            layer.track_running_stats = False
 
     # ------------------------------------------------------------------ the shape of the question
 
@@ -177,8 +197,13 @@ class Problem:
         """‖θ‖₂ of the chosen parameters."""
         return float(self.flatten([self.parameters[name] for name in self.parameter_names]).double().norm())
 
+    @torch.inference_mode(False)
     def restrict(self, part: Part) -> Problem:
-        """The same question on a part: fewer samples, fewer free parameters, or both."""
+        """The same question on a part: fewer samples, fewer free parameters, or both.
+
+        Raises:
+            LandscapeError: the part has no samples or no parameters, or names a parameter that is not trainable.
+        """
         view = copy.copy(self)
         for cached in ("num_parameters", "parameter_norm", "total_weight"):
             view.__dict__.pop(cached, None)
@@ -189,12 +214,15 @@ class Problem:
             view.samples = Samples(self.samples.inputs[index], self.samples.targets[index])
             view._refuse_large_batch_norm()
         if part.parameters is not None:
+            if not part.parameters:
+                raise LandscapeError(f"part '{part.path}' has no parameters")
             unknown = [name for name in part.parameters if name not in self.trainable]
             if unknown:
                 raise LandscapeError(f"part '{part.path}': the model has no trainable parameter '{unknown[0]}'")
             view.parameter_names = tuple(name for name in self.trainable if name in set(part.parameters))
         return view
 
+    @torch.inference_mode(False)
     def with_dtype(self, dtype: torch.dtype) -> Problem:
         """The same question in another precision."""
         view = copy.copy(self)
@@ -203,8 +231,7 @@ class Problem:
         view._model = copy.deepcopy(self._model).to(dtype=dtype)
         view.parameters = {name: p.to(dtype) for name, p in self.parameters.items()}
         view.buffers = {name: b.to(dtype) if b.is_floating_point() else b for name, b in self.buffers.items()}
-        inputs = self.samples.inputs
-        view.samples = Samples(inputs.to(dtype) if inputs.is_floating_point() else inputs, self.samples.targets)
+        view.samples = _cast(self.samples, dtype, self.device)
         return view
 
     def flatten(self, tensors: Sequence[Tensor]) -> Tensor:
@@ -236,6 +263,10 @@ class Problem:
                 f"the loss must return (Σ w_i ℓ_i, Σ w_i), got {type(result).__name__}; wrap a mean-reduced loss with "
                 "landscape.losses.build_loss, or return loss(reduction='sum') and the number of samples"
             )
+        if result[0].ndim:
+            raise LandscapeError(
+                f"the loss must return the sum Σ w_i ℓ_i as one number, got shape {tuple(result[0].shape)}; sum it"
+            )
         return result
 
     def leaves(self) -> list[Tensor]:
@@ -246,7 +277,7 @@ class Problem:
     def total_weight(self) -> float:
         """W = Σ_i w_i over all samples; the one divisor of loss, gradient and Hessian."""
         leaves = [self.parameters[name] for name in self.parameter_names]
-        with torch.no_grad():
+        with exact_arithmetic(self.device), torch.no_grad():
             weight = sum(float(self.loss_sum(leaves, chunk)[1]) for chunk in self.chunks())
         if not weight > 0:
             raise LandscapeError(
@@ -260,7 +291,7 @@ class Problem:
         if direction is not None and step:
             chosen = [p + step * d for p, d in zip(chosen, self.unflatten(direction), strict=True)]
         total, weight = 0.0, 0.0
-        with torch.no_grad():
+        with exact_arithmetic(self.device), torch.no_grad():
             for chunk in self.chunks():
                 chunk_total, chunk_weight = self.loss_sum(chosen, chunk)
                 total, weight = total + float(chunk_total.double()), weight + float(chunk_weight)
@@ -268,20 +299,22 @@ class Problem:
 
     def value_and_gradient(self) -> tuple[float, Tensor]:
         """L(θ) and ∇L(θ) of shape ``(n,)``. Cost: one forward and one backward pass over the samples."""
-        leaves = self.leaves()
         total, weight = 0.0, 0.0
-        gradient = torch.zeros(self.num_parameters, dtype=self.dtype, device=self.device)
-        for chunk in self.chunks():
-            chunk_total, chunk_weight = self.loss_sum(leaves, chunk)
-            gradient += self.flatten(torch.autograd.grad(chunk_total, leaves, materialize_grads=True))
-            total, weight = total + float(chunk_total.detach().double()), weight + float(chunk_weight)
+        with exact_arithmetic(self.device):
+            leaves = self.leaves()
+            gradient = torch.zeros(self.num_parameters, dtype=self.dtype, device=self.device)
+            for chunk in self.chunks():
+                chunk_total, chunk_weight = self.loss_sum(leaves, chunk)
+                if chunk_total.requires_grad:  # not so for a layer that the loss does not see
+                    gradient += self.flatten(torch.autograd.grad(chunk_total, leaves, materialize_grads=True))
+                total, weight = total + float(chunk_total.detach().double()), weight + float(chunk_weight)
         return total / weight, gradient / weight
 
-    @torch.no_grad()
     def outputs(self) -> Tensor:
         """What the model says of every sample, ``(N, ...)``."""
-        chunks = [functional_call(self._model, {**self.parameters, **self.buffers}, (c.inputs,)) for c in self.chunks()]
-        return torch.cat(chunks)
+        state = {**self.parameters, **self.buffers}
+        with exact_arithmetic(self.device), torch.no_grad():
+            return torch.cat([functional_call(self._model, state, (chunk.inputs,)) for chunk in self.chunks()])
 
     # ------------------------------------------------------------------ the start-up probe
 
@@ -311,9 +344,20 @@ class Problem:
         from landscape.curvature.operators import HessianOperator
 
         small = self.thinned()
+        self._refuse_detached_loss(small)
         u, v = _unit_vector(small, seed=1), _unit_vector(small, seed=2)
-        first, second = HessianOperator(small) @ v, HessianOperator(small) @ v
-        if not torch.isfinite(first).all():
+        try:
+            first, second, other = (HessianOperator(small) @ vector for vector in (v, v, u))
+        except RuntimeError as error:
+            if "derivative" in str(error) or "differentiate twice" in str(error):
+                raise LandscapeError(
+                    "some operation of the model or loss has no second derivative in PyTorch; replace it by one that "
+                    f"has. PyTorch says: {str(error).splitlines()[0]}"
+                ) from error
+            raise
+        exact = small.with_dtype(torch.float64)
+        reference = HessianOperator(exact) @ v.double()
+        if not (torch.isfinite(first).all() and torch.isfinite(reference).all()):
             raise LandscapeError(
                 "the Hessian product is not finite: the loss overflows at these parameters. Check the checkpoint, the "
                 "normalisation of the images and the precision."
@@ -324,13 +368,12 @@ class Problem:
                 f"the Hessian moves: two products with one vector differ by {determinism:.1e}. Something in the model "
                 "is random even in eval mode (functional dropout, sampled noise); switch it off."
             )
-        other = HessianOperator(small) @ u
-        scale = float(first.norm() + other.norm())
+        self._refuse_coupled_samples(exact)
+        scale = float(first.norm() + other.norm()) / small.num_parameters**0.5
         symmetry = abs(float(u.double() @ first.double() - v.double() @ other.double())) / scale if scale else 0.0
-        exact = small.with_dtype(torch.float64)
-        reference = HessianOperator(exact) @ v.double()
-        finite = _relative(_difference_of_gradients(exact, v.double()) - reference, reference)
-        if max(symmetry, finite) > 0.05:
+        finite = _distance_to_differences(exact, v.double())
+        # Written so that a NaN is refused too.
+        if not (symmetry <= 0.05 and finite <= 0.05):
             raise LandscapeError(
                 f"the Hessian product fails its own check (asymmetry {symmetry:.1e}, distance to finite differences "
                 f"{finite:.1e}): some operation of the model or loss has a wrong second derivative (detach, rounding, "
@@ -339,6 +382,75 @@ class Problem:
         rounding = _relative(first.double() - reference, reference)
         noise = self.noise() if self.dtype == torch.float64 else rounding
         return ProblemCheck(determinism, symmetry, finite, max(determinism, noise))
+
+    def _refuse_detached_loss(self, small: Problem) -> None:
+        total, _ = small.loss_sum(small.leaves(), next(small.chunks()))
+        if not total.requires_grad:
+            raise LandscapeError(
+                "the loss does not depend on any trainable parameter: something in the model or loss cuts the graph "
+                "(detach, no_grad, argmax, .item()), or the parameters in use have requires_grad=False."
+            )
+
+    def _refuse_coupled_samples(self, exact: Problem) -> None:
+        """A mean, or statistics of the batch, would make the Hessian depend on the chunk size."""
+        together = exact.thinned(exact.chunk_size)
+        if together.num_samples < 2 or self._batch_statistics:
+            return
+        apart = copy.copy(together)
+        # Two pieces of different size: over equal ones the mean of means is the mean.
+        apart.chunk_size = min(together.num_samples - 1, (2 * together.num_samples + 2) // 3)
+        one, two = together.value(), apart.value()
+        if abs(one - two) > 1e-4 * max(abs(one), abs(two)):
+            raise LandscapeError(
+                f"the loss depends on how the samples are cut into chunks ({one:.6g} in one, {two:.6g} in two): return "
+                "the sums (Σ w_i ℓ_i, Σ w_i), not means, from a model that treats samples one by one."
+            )
+
+
+@contextlib.contextmanager
+def exact_arithmetic(device: torch.device) -> Iterator[None]:
+    """Gradients on and every shortcut off, whatever the caller has set; all is put back afterwards.
+
+    TF32 and autocast round at 1e-3 and 1e-2 of a product, which would put a floor under the sign of every small
+    eigenvalue. Fused attention has no second derivative, the plain formula has.
+    """
+    backends: Any = torch.backends
+    switches = (
+        backends.cuda.matmul,
+        backends.cudnn.conv,
+        backends.cudnn.rnn,
+        backends.mkldnn.matmul,
+        backends.mkldnn.conv,
+        backends.mkldnn.rnn,
+    )
+    saved = [switch.fp32_precision for switch in switches]
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # PyTorch refuses to answer once the newer switches were used; the older one is then untouched
+        precision = "highest"
+    try:
+        torch.set_float32_matmul_precision("highest")
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(device.type, enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        for switch, value in zip(switches, saved, strict=True):
+            switch.fp32_precision = value
+
+
+def _cast(samples: Samples, dtype: torch.dtype, device: torch.device, *, copy: bool = False) -> Samples:
+    """Floating tensors in ``dtype``, integer ones (labels, tokens) as they are."""
+    inputs, targets = (
+        t.detach().to(device=device, dtype=dtype if t.is_floating_point() else t.dtype, copy=copy) for t in samples
+    )
+    return Samples(inputs, targets)
 
 
 def _tensor_pair(samples: Any) -> Samples | None:
@@ -358,16 +470,36 @@ def _relative(error: Tensor, reference: Tensor) -> float:
     return float(error.norm()) / size if size > 0 else float(error.norm())
 
 
-def _difference_of_gradients(problem: Problem, vector: Tensor) -> Tensor:
-    """[∇L(θ + εv) − ∇L(θ − εv)]/2ε; ε is small so that hardly a ReLU changes side, which only float64 affords."""
-    step = 1e-6 * max(problem.parameter_norm, 1e-3)
-    gradients = []
-    for sign in (1.0, -1.0):
-        moved = copy.copy(problem)
-        shifted = [
-            problem.parameters[name] + sign * step * piece
-            for name, piece in zip(problem.parameter_names, problem.unflatten(vector), strict=True)
-        ]
-        moved.parameters = {**problem.parameters, **dict(zip(problem.parameter_names, shifted, strict=True))}
-        gradients.append(moved.value_and_gradient()[1])
-    return (gradients[0] - gradients[1]) / (2 * step)
+def _distance_to_differences(problem: Problem, vector: Tensor) -> float:
+    """‖Hv − [∇L(θ' + εv) − ∇L(θ' − εv)]/2ε‖/‖Hv‖ at the best of four ε.
+
+    θ' lies 0.1 % of ‖θ‖ beside θ: a fresh network often sits exactly on a kink of its ReLUs (zero bias, black pixels),
+    where no difference agrees with anything. ε is small so that hardly a ReLU changes side, which only float64 affords;
+    if one does, a smaller ε helps, while a wrong derivative stays wrong. Where ∇L is so much larger than Hv that its
+    rounding shows, that rounding is the measure instead of ‖Hv‖.
+    """
+    from landscape.curvature.operators import HessianOperator
+
+    length = max(problem.parameter_norm, 1e-3)
+    nearby = _moved(problem, _unit_vector(problem, seed=3), 1e-3 * length)
+    product = HessianOperator(nearby) @ vector
+    errors = []
+    for step in (1e-6 * length, 1e-7 * length, 1e-8 * length, 1e-9 * length):
+        ahead, behind = (_moved(nearby, vector, sign * step).value_and_gradient()[1] for sign in (1, -1))
+        rounding = 100 * torch.finfo(torch.float64).eps * float(ahead.norm()) / step
+        error = float(((ahead - behind) / (2 * step) - product).norm())
+        errors.append(error / max(float(product.norm()), rounding) if error else 0.0)
+        if errors[-1] < 1e-4:
+            break
+    return min(errors)
+
+
+def _moved(problem: Problem, direction: Tensor, step: float) -> Problem:
+    """The same question at θ + step · direction."""
+    moved = copy.copy(problem)
+    shifted = [
+        problem.parameters[name] + step * piece
+        for name, piece in zip(problem.parameter_names, problem.unflatten(direction), strict=True)
+    ]
+    moved.parameters = {**problem.parameters, **dict(zip(problem.parameter_names, shifted, strict=True))}
+    return moved

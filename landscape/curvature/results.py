@@ -207,14 +207,14 @@ class SaddleReport(Record):
     negative_fraction: Interval  # ν = M₋ / (M₊ + M₋)
     trace: float
     trace_standard_error: float
-    gradient_alignment: float  # |cos(∇L, v_min)|
+    gradient_alignment: float  # |cos(∇L, v_min)|; NaN without eigenvectors
     sam_threshold: float  # 2‖∇L‖/|λ_min|, the radius above which a SAM step amplifies v_min; inf if λ_min ≥ 0
     verdict: str  # minimum | saddle | flat | not stationary | undecided
     reason: str  # one sentence
 
     @property
     def curvature_ratio(self) -> float:
-        """|λ_min/λ_max|; NaN when neither end rises above the noise floor."""
+        """|λ_min/λ_max|; NaN when λ_max does not rise above the noise floor."""
         if abs(self.lambda_max) <= self.noise_floor:
             return float("nan")
         return abs(self.lambda_min / self.lambda_max)

@@ -17,6 +17,7 @@ def saddle_report(
     *,
     loss: float,
     gradient: Tensor,
+    gradient_curvature: float,
     parameter_norm: float,
     pairs: Eigenpairs,
     density: SpectralDensity,
@@ -30,13 +31,15 @@ def saddle_report(
     as many negative eigenvalues (Cauchy interlacing).
 
     Moving by t along a direction changes the loss by about ‖∇L‖t + ½λt², so the gradient decides up to t = 2‖∇L‖/|λ|
-    and the curvature beyond. The point counts as stationary when that length, taken with λ_min if it is negative and
-    λ_max otherwise, is at most ``radius`` · ‖θ‖. For λ_min it is also the radius above which a SAM step amplifies the
-    escape direction.
+    and the curvature beyond. The point counts as stationary when that length is at most ``radius`` · ‖θ‖, with λ = λ_min
+    if it is certified negative, and otherwise the curvature along the gradient itself: λ_max would call every slope of
+    an ill-conditioned valley stationary. Curvature that the noise hides counts as large as the floor. For λ_min it is
+    also the radius above which a SAM step amplifies the escape direction.
 
     Args:
         loss: L of the part.
         gradient: ∇L, ``(n,)``.
+        gradient_curvature: gᵀHg/‖g‖² along g = ∇L, the unit of an eigenvalue; 0 where the gradient is 0.
         parameter_norm: ‖θ‖ of the part's parameters.
         pairs: both ends of its spectrum, with vectors.
         density: its quadrature.
@@ -48,12 +51,13 @@ def saddle_report(
     floor = NOISE_MARGIN * noise * float(np.abs(pairs.values).max())
     index = int(np.sum(pairs.values < -floor))
     threshold = 2 * gradient_norm / -low if low < 0 else float("inf")
-    alignment = 0.0
-    if pairs.vectors is not None and gradient_norm > 0:
-        direction = gradient.double().cpu().numpy() / gradient_norm
+    alignment = float("nan")
+    if pairs.vectors is not None:
+        direction = gradient.double().cpu().numpy() / (gradient_norm or 1.0)
         alignment = float(abs(direction @ pairs.vectors[:, 0].astype(np.float64)))
     trace = density.trace()
-    verdict, reason = _verdict(pairs, index, floor, gradient_norm, radius * parameter_norm)
+    curvature = -low if index else max(gradient_curvature, floor)
+    verdict, reason = _verdict(pairs, index, floor, gradient_norm, curvature, radius * parameter_norm)
     return SaddleReport(
         loss=loss,
         gradient_norm=gradient_norm,
@@ -74,26 +78,25 @@ def saddle_report(
     )
 
 
-def _verdict(pairs: Eigenpairs, index: int, floor: float, gradient_norm: float, near: float) -> tuple[str, str]:
-    low, high = float(pairs.values[0]), float(pairs.values[-1])
-    curvature = -low if index else high
-    if max(abs(low), abs(high)) <= floor or curvature <= 0:
-        return "flat", f"every eigenvalue computed lies within the noise floor {floor:.1e}"
-    reach = 2 * gradient_norm / curvature
+def _verdict(
+    pairs: Eigenpairs, index: int, floor: float, gradient_norm: float, curvature: float, near: float
+) -> tuple[str, str]:
+    low, residual = float(pairs.values[0]), float(pairs.residuals[0])
+    reach = 2 * gradient_norm / curvature if curvature > 0 else float("inf") if gradient_norm > 0 else 0.0
     if reach > near:
         known = f"; λ_min = {low:.3g} is certified negative" if index else ""
         return (
             "not stationary",
             f"the gradient outweighs the curvature up to a distance {reach:.2g}, near is {near:.2g}{known}",
         )
+    if float(np.abs(pairs.values).max()) <= floor:
+        return "flat", f"every eigenvalue computed lies within the noise floor {floor:.1e}"
     if index:
         return (
             "saddle",
             f"{index} eigenvalue{'s' if index > 1 else ''} certified negative, λ_min = {low:.3g} < −{floor:.1e}",
         )
     if not pairs.converged[0]:
-        return (
-            "undecided",
-            f"no negative eigenvalue found, but λ_min has not converged (residual {pairs.residuals[0]:.1e})",
-        )
-    return "minimum", f"no eigenvalue below −{floor:.1e}: λ_min = {low:.2g} ± {pairs.residuals[0]:.1e}"
+        return "undecided", f"no negative eigenvalue found, but λ_min has not converged (residual {residual:.1e})"
+    # What the residual leaves open is said, not hidden behind a floor that may be much lower.
+    return "minimum", f"no eigenvalue found below −{max(floor, residual - low):.1e}: λ_min = {low:.2g} ± {residual:.1e}"

@@ -33,11 +33,11 @@ def class_bars(
     groups: Mapping[str, Sequence[str]] | None = None,
     column: Column = "double",
 ) -> Drawing:
-    """Panels over one axis of classes: spectrum ends, negative fraction ν, ‖∇L_c‖, and number of samples.
+    """Panels over one axis of classes: spectrum ends, negative mass M₋ and its share ν, ‖∇L_c‖, number of samples.
 
     In the first panel (log scale) a bar is |λ_min| and a dash is λ_max, each with its residual as error bar. A bar is
-    filled where λ_min < −noise floor certifies a negative eigenvalue and hatched where the sign cannot be told. ν has
-    its 95 % interval over probes. With several methods each has a colour and a bar of its own in every class.
+    filled where λ_min < −noise floor certifies a negative eigenvalue and hatched where the sign cannot be told. M₋ and
+    ν have their 95 % interval over probes. With several methods each has a colour and a bar of its own in every class.
 
     Args:
         spectra: one part a class, in axis order, or method name → such a sequence. A class that one method lacks
@@ -48,7 +48,7 @@ def class_bars(
     Returns:
         The drawing; its arrays are ``parts``, ``labels`` (c,), ``methods`` (m,) and, each (m, c) with NaN for a gap,
         ``lambda_max``, ``lambda_max_residual``, ``lambda_min``, ``lambda_min_residual``, ``certified`` (0 or 1),
-        ``negative_fraction``, ``negative_fraction_low``, ``negative_fraction_high``, ``gradient_norm`` and
+        ``negative_mass`` and ``negative_fraction``, each also with ``_low`` and ``_high``, ``gradient_norm`` and
         ``num_samples``.
 
     Raises:
@@ -94,6 +94,9 @@ def _tabulate(methods: Mapping[str, Sequence[PartSpectrum]], parts: Sequence[str
         "lambda_min": lambda part: part.saddle.lambda_min,
         "lambda_min_residual": lambda part: part.saddle.lambda_min_residual,
         "certified": lambda part: is_certified(part.saddle),
+        "negative_mass": lambda part: part.saddle.negative_mass.value,
+        "negative_mass_low": lambda part: part.saddle.negative_mass.low,
+        "negative_mass_high": lambda part: part.saddle.negative_mass.high,
         "negative_fraction": lambda part: part.saddle.negative_fraction.value,
         "negative_fraction_low": lambda part: part.saddle.negative_fraction.low,
         "negative_fraction_high": lambda part: part.saddle.negative_fraction.high,
@@ -118,17 +121,20 @@ def _draw(
     ticks = [shorten(label, size, 1.1) for label in labels.values()]
     longest = max(text_width(tick, size) for tick in ticks)
     rotated = longest > 0.9 * spacing
-    figure = new_figure(4.6 + (longest if rotated else 0.15))
-    ends, fraction, gradient, count = figure.subplots(4, 1, sharex=True, height_ratios=[2.0, 1.2, 1.0, 1.0])
+    figure = new_figure(5.3 + (longest if rotated else 0.15))
+    panels = figure.subplots(5, 1, sharex=True, height_ratios=[2.0, 1.1, 1.1, 0.9, 0.9])
+    ends, mass, fraction, gradient, count = panels
 
     _draw_ends(ends, table)
-    for row, (axes, key) in enumerate([(fraction, "negative_fraction"), (gradient, "gradient_norm")]):
+    for axes, key in ((mass, "negative_mass"), (fraction, "negative_fraction"), (gradient, "gradient_norm")):
         for method in range(len(methods)):
             values = table[key][method]
             error = None
-            if row == 0:
+            if f"{key}_low" in table:
                 error = np.abs([values - table[f"{key}_low"][method], table[f"{key}_high"][method] - values])
             _bars(axes, table, method, values, error)
+    _log_axis(mass, table["negative_mass"])
+    mass.set_ylabel("M$_{-}$")
     fraction.set_ylim(0, min(1.0, 1.15 * float(np.nanmax(table["negative_fraction_high"], initial=0.05))))
     fraction.yaxis.set_major_locator(MaxNLocator(4))
     fraction.set_ylabel("ν")
@@ -149,12 +155,12 @@ def _draw(
     count.set_xlim((len(labels) - 1 - slots) / 2, (len(labels) - 1 + slots) / 2)
     if rotated:
         count.tick_params(axis="x", labelrotation=90)
-    for axes in (ends, fraction, gradient, count):
+    for axes in panels:
         axes.tick_params(axis="x", length=0)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", linewidth=0.3, color="0.88")
         axes.set_axisbelow(True)
-    _draw_groups([ends, fraction, gradient, count], list(labels), groups)
+    _draw_groups(panels, list(labels), groups)
     _add_legend(figure, methods, width)
     figure.align_ylabels()
     return figure
