@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
+from rich.markup import escape
 
 from landscape.curvature import MeasureSettings
 from landscape.plotting import save_drawing
@@ -15,7 +17,7 @@ from landscape.training.loop import train
 from landscape.training.recipe import Recipe
 
 from .plot import draw
-from .progress import StudyBar, TrainingBar, console
+from .progress import StudyBar, TrainingBar, console, group_shares
 from .saddle import print_saddle_table
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -52,8 +54,7 @@ def command(output: Path) -> None:
         folder, file = output / name, output / f"{name}.h5"
         with TrainingBar(f"[bold]train {title}[/], digits {IMBALANCE}: ") as bar:
             result = train(demo_recipe(optimizer), folder, overwrite=True, progress=bar)
-        groups = ", ".join(f"{group} {share:.1%}" for group, share in result.last.groups.items())
-        console.print(f"  accuracy {result.last.accuracy:.1%} ({groups})")
+        console.print(f"  accuracy {result.last.accuracy:.1%} ({group_shares(result.last.groups)})")
         with StudyBar(f"[bold]measure {title}[/]: ") as study:
             spectra = run_study(
                 open_subject(folder),
@@ -72,7 +73,8 @@ def command(output: Path) -> None:
         save_drawing(draw(tuple(files), "classes", names=list(RUNS)), output / "classes.png")[0],
     ]
     console.print(f"done in {time.monotonic() - start:.0f} s")
-    console.print(f"  runs      {output / 'sgd'}/, {output / 'sam'}/")
-    console.print(f"  spectra   {', '.join(map(str, files))}")
-    console.print(f"  figures   {', '.join(map(str, figures))}")
-    console.print(f"next: [bold]landscape info {files[0]}[/], or your own data: [bold]landscape train --help[/]")
+    where = {"runs": [output / "sgd", output / "sam"], "spectra": files, "figures": figures}
+    for what, paths in where.items():
+        console.print(f"  {what:<9} {', '.join(map(str, paths))}", markup=False, soft_wrap=True)
+    following = shlex.join(["landscape", "info", str(files[0])])
+    console.print(f"next: [bold]{escape(following)}[/], or your own data: [bold]landscape train --help[/]")

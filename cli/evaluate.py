@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
+from rich.markup import escape
 from rich.table import Table
 
+from landscape.json_text import json_text
 from landscape.training.evaluation import evaluate
 from landscape.training.recipe import resolve_device
 
@@ -42,9 +44,9 @@ def command(
             "groups": by_convention,
             "classes": dict(zip(names, result.per_class, strict=True)),
         }
-        click.echo(json.dumps(report, indent=2))
+        click.echo(json_text(report, indent=2))
         return
-    table = Table(title=f"{subject.path}, {split} split", title_justify="left")
+    table = Table(title=escape(f"{subject.path}, {split} split"), title_justify="left")
     table.add_column("groups by")
     for name in ("all", "head", "mid", "tail"):
         table.add_column(name, justify="right")
@@ -58,5 +60,5 @@ def command(
     for name in ("class", "training images", "accuracy"):
         classes.add_column(name, justify="left" if name == "class" else "right")
     for name, count, share in zip(names, subject.data.counts, result.per_class, strict=True):
-        classes.add_row(name, str(count), f"{share:.1%}")
+        classes.add_row(escape(name), str(count), "–" if math.isnan(share) else f"{share:.1%}")
     console.print(classes)

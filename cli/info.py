@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import rich_click as click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from landscape.store import describe
@@ -21,7 +22,7 @@ def command(file: Path) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for label, value in describe(file) if is_results else _describe_checkpoint(file):
-        table.add_row(label, value)
+        table.add_row(escape(label), escape(value))
     Console(highlight=False).print(table)
 
 

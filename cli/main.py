@@ -6,12 +6,14 @@ Commands are imported when they are called, so that `landscape --help` and `land
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
 import rich_click as click
 from click import exceptions as click_exceptions
 from rich.console import Console
+from rich.markup import escape
 
 import landscape
 from landscape.errors import LandscapeError
@@ -30,27 +32,38 @@ _COMMANDS = {
     "info": "what a checkpoint or a results file holds",
 }
 
+_AFTER_STOP = {
+    "train": "; every finished epoch is kept, the same command with --resume goes on",
+    "spectrum": "; every finished part is kept, the same command (without --overwrite) goes on",
+}
+
 
 class _LazyGroup(click.RichGroup):
+    _writing_help = False
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> Any:
         if cmd_name not in _COMMANDS:
             return None
+        if self._writing_help:
+            # The short text from the table above: asking the commands for theirs would import them all, and torch.
+            return click.RichCommand(name=cmd_name, help=_COMMANDS[cmd_name])
         return importlib.import_module(f"{__package__}.{cmd_name}").command
 
-    def format_commands(self, ctx: click.Context, formatter: Any) -> None:
-        # Short texts from the table above: asking the commands themselves would import them all.
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self._writing_help = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._writing_help = False
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(landscape.__version__, prog_name="landscape")
-@click.option("--debug", is_flag=True, help="show the traceback of an error")
-@click.pass_context
-def cli(ctx: click.Context, debug: bool) -> None:
+@click.option("--debug", is_flag=True, expose_value=False, help="show the traceback of an error")
+def cli() -> None:
     """Loss landscapes of classifiers trained on long-tailed data: train, measure every class's Hessian, say whether it
     sits at a saddle, draw it.
 
@@ -63,15 +76,18 @@ def cli(ctx: click.Context, debug: bool) -> None:
     landscape plot x.h5 -o x.pdf
     ```
     """
-    ctx.obj = {"debug": debug}
 
 
 def main() -> None:
     """Run the command; exit 0 when done, 1 when it failed, 2 for a wrong call."""
-    errors = Console(stderr=True, highlight=False)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         status = cli.main(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
+    except BrokenPipeError:
+        # The reader (`head`, a pager) has seen enough; Python must not flush into the closed pipe once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except click_exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.UsageError as error:
@@ -81,20 +97,22 @@ def main() -> None:
         error.show()
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
-        errors.print(
-            "stopped; what was finished is kept, the same command (train: with --resume) goes on", style="yellow"
-        )
+        command = next((word for word in sys.argv[1:] if word in _COMMANDS), "")
+        errors.print(f"stopped{_AFTER_STOP.get(command, '')}", style="yellow")
         sys.exit(1)
-    except (LandscapeError, OSError, MemoryError) as error:
-        if "--debug" in sys.argv:
+    except Exception as error:
+        message = _for_users(error)
+        if message is None or "--debug" in sys.argv:
             raise
-        errors.print(f"[bold red]error:[/] {_plain(error)}", soft_wrap=True)
+        errors.print(f"[bold red]error:[/] {escape(message)}")
         sys.exit(1)
 
 
-def _plain(error: BaseException) -> str:
-    from rich.markup import escape
-
-    if isinstance(error, MemoryError):
-        return "out of memory; lower --chunk-size or the batch size"
-    return escape(str(error) or type(error).__name__)
+def _for_users(error: Exception) -> str | None:
+    """What to say instead of a traceback; ``None`` for a defect of ours, which deserves one."""
+    # By name, because torch is not imported here: its error of a full GPU is a RuntimeError.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory; lower --chunk-size (spectrum) or --batch-size (train)"
+    if isinstance(error, LandscapeError | OSError):
+        return str(error) or type(error).__name__
+    return None

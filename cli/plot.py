@@ -36,7 +36,7 @@ def command(
     console = Console(highlight=False)
     for output in outputs:
         figure, arrays = save_drawing(drawing, output)
-        console.print(f"{figure} (arrays: {arrays})")
+        console.print(f"{figure} (arrays: {arrays})", markup=False, soft_wrap=True)
 
 
 def draw(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from landscape.curvature import Part
@@ -27,6 +29,7 @@ def _bar() -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,  # a log file gets lines, not bars
     )
 
 
@@ -51,12 +54,16 @@ class TrainingBar(_WithBar):
 
     def start(self, *, epochs: int, first_epoch: int, steps_per_epoch: int) -> None:
         self.epochs = epochs
-        total = (epochs - first_epoch) * steps_per_epoch
-        console.print(
-            f"{self.title}{epochs - first_epoch} epochs of {steps_per_epoch} steps"
-            + (f", after {first_epoch} already done" if first_epoch else "")
-            + "; test accuracy: all (head/mid/tail)"
-        )
+        left = epochs - first_epoch
+        total = left * steps_per_epoch
+        if not left:
+            console.print(f"{self.title}{_several(epochs, 'epoch')} already done, nothing left to train")
+        else:
+            console.print(
+                f"{self.title}{_several(left, 'epoch')} of {_several(steps_per_epoch, 'step')}"
+                + (f", after {first_epoch} already done" if first_epoch else "")
+                + "; test accuracy: all (head/mid/tail)"
+            )
         self.task = self.progress.add_task("training", total=total, unit="steps")
 
     def step(self) -> None:
@@ -68,7 +75,7 @@ class TrainingBar(_WithBar):
         every = max(1, math.ceil(self.epochs / 20))
         if record.epoch % every and record.epoch not in (1, self.epochs):
             return
-        groups = "/".join(f"{100 * share:.0f}" for share in record.groups.values())
+        groups = "/".join("–" if math.isnan(share) else f"{100 * share:.0f}" for share in record.groups.values())
         weighted = " reweighted" if record.reweighted else ""
         console.print(
             f"  epoch {record.epoch:>3}  lr {record.lr:<7.2g} loss {record.train_loss:<8.3g} "
@@ -82,8 +89,8 @@ class StudyBar(_WithBar):
     def cost(self, estimate: Cost) -> None:
         each = estimate.matvecs // max(estimate.parts, 1)
         console.print(
-            f"{self.title}{estimate.parts} part{'s' if estimate.parts > 1 else ''}, {estimate.images:,} images, "
-            f"{each} products each: {_duration(estimate.seconds)}, {estimate.bytes / 1e9:.1f} GB"
+            f"{self.title}{_several(estimate.parts, 'part')}, {_several(estimate.images, 'image')}, "
+            f"about {each} products a part: {_duration(estimate.seconds)}, {_size(estimate.bytes)} of memory"
         )
         if estimate.seconds > 1800:
             console.print(
@@ -94,14 +101,30 @@ class StudyBar(_WithBar):
 
     def part(self, part: Part, number: int, total: int, products: int) -> None:
         assert self.task is not None
-        self.progress.update(self.task, description=f"{part.label} ({number + 1}/{total})", completed=number * products)
+        title = f"{part.label} ({number + 1}/{total})"
+        if not console.is_terminal:
+            console.print(f"  {title}", markup=False)
+        self.progress.update(self.task, description=escape(title), completed=number * products)
 
     def product(self, count: int) -> None:
         assert self.task is not None
         self.progress.advance(self.task, count)
 
     def skipped(self, part: Part) -> None:
-        console.print(f"  {part.label}: already there", style="dim")
+        console.print(f"  {part.label}: already there", style="dim", markup=False)
+
+
+def group_shares(groups: Mapping[str, float]) -> str:
+    """``head 91.0%, tail 52.3%``; a group without classes is left out."""
+    return ", ".join(f"{name} {share:.1%}" for name, share in groups.items() if not math.isnan(share))
+
+
+def _several(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _size(count: int) -> str:
+    return f"{max(1, round(count / 1e6))} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
 
 
 def _duration(seconds: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import rich_click as click
@@ -38,16 +38,27 @@ def _choices(annotation: Any) -> list[str]:
     return [value for inner in typing.get_args(annotation) for value in _choices(inner)]
 
 
-def recipe_options(command: str, *sections: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Options for the fields of ``sections``; their values arrive as keyword arguments ``section__field``."""
+def recipe_options(
+    command: str, *sections: str, show_defaults: bool = True, leave_out: Collection[str] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Options for the fields of ``sections``; their values arrive as keyword arguments ``section__field``.
+
+    Args:
+        command: whose help page lists them under titles.
+        sections: of the recipe.
+        show_defaults: say the recipe's defaults in the help; not where something else stands in for what is not given.
+        leave_out: fields ``section.name`` that mean nothing to this command.
+    """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         groups: dict[str, list[str]] = {}
         for section, name, field in reversed(list(_fields(sections))):
+            if f"{section}.{name}" in leave_out:
+                continue
             flag = _flag(section, name)
             groups.setdefault(_TITLES[section], []).insert(0, flag)
             text = field.description or ""
-            if field.default is not None and field.annotation is not bool:
+            if show_defaults and field.default is not None and field.annotation is not bool:
                 text += f" [default: {field.default}]"
             choices = _choices(field.annotation)
             kind: dict[str, Any]
@@ -56,8 +67,8 @@ def recipe_options(command: str, *sections: str) -> Callable[[Callable[..., Any]
             elif choices:
                 kind = {"type": click.Choice(choices)}
             else:
-                numeric = field.annotation in (int, float) or {int, float} & set(typing.get_args(field.annotation))
-                kind = {"type": str, "metavar": "NUMBER" if numeric else "TEXT"}
+                plain = next(iter({int, float} & {field.annotation, *typing.get_args(field.annotation)}), str)
+                kind = {"type": plain, "metavar": "TEXT" if plain is str else "NUMBER"}
             function = click.option(flag, f"{section}__{name}", help=text.strip(), **kind)(function)
         titled: list[Any] = [{"name": title, "options": flags} for title, flags in reversed(groups.items())]
         click.rich_click.OPTION_GROUPS.setdefault(f"* {command}", []).extend(titled)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,9 +11,11 @@ from typing import Any, Literal
 import rich_click as click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from landscape.curvature.results import Interval, PartSpectrum
+from landscape.json_text import json_text
 from landscape.store import SpectrumFile
 
 _STYLES = {"saddle": "red", "minimum": "green", "not stationary": "yellow", "undecided": "magenta", "flat": "dim"}
@@ -33,13 +34,14 @@ def command(file: Path, as_json: bool, reasons: bool) -> None:
     """
     spectra = SpectrumFile.open(file).read_all()
     if as_json:
-        click.echo(json.dumps([_plain(spectrum) for spectrum in spectra], indent=2))
+        click.echo(json_text([_plain(spectrum) for spectrum in spectra], indent=2))
         return
     console = Console(highlight=False)
     print_saddle_table(spectra, console)
     if reasons:
         for spectrum in spectra:
-            console.print(f"{spectrum.label}: {spectrum.saddle.verdict}, {spectrum.saddle.reason}", soft_wrap=True)
+            text = f"{spectrum.label}: {spectrum.saddle.verdict}, {spectrum.saddle.reason}"
+            console.print(text, soft_wrap=True, markup=False)
 
 
 def print_saddle_table(spectra: Sequence[PartSpectrum], console: Console) -> None:
@@ -66,7 +68,10 @@ def _number(value: float, error: float = 0.0) -> str:
     if not math.isfinite(value):
         return "∞" if value > 0 else "–"
     text = f"{value:.3g}"
-    return text if error <= 0.005 * abs(value) else f"{text}±{error:.1g}"
+    if error <= 0.005 * abs(value):
+        return text
+    # One digit, and the form of the value: 58.3±20, not 58.3±2e+01.
+    return f"{text}±{float(f'{error:.1g}'):.{3 if error < 1000 else 1}g}"
 
 
 def _share(interval: Interval) -> str:
@@ -76,7 +81,7 @@ def _share(interval: Interval) -> str:
 
 
 _COLUMNS = [
-    _Column("part", lambda s: s.label, justify="left"),
+    _Column("part", lambda s: escape(s.label), justify="left"),
     _Column("n", lambda s: str(s.num_samples)),
     _Column("acc", lambda s: "–" if s.accuracy is None else f"{s.accuracy:.0%}", essential=False),
     _Column("loss", lambda s: f"{s.saddle.loss:.2g}"),
@@ -97,18 +102,8 @@ _FULL_WIDTH = 108
 
 
 def _plain(spectrum: PartSpectrum) -> dict[str, Any]:
-    report = {"part": spectrum.part, "label": spectrum.label, "num_samples": spectrum.num_samples,
+    return {"part": spectrum.part, "label": spectrum.label, "num_samples": spectrum.num_samples,
               "num_parameters": spectrum.num_parameters, "accuracy": spectrum.accuracy,
               **asdict(spectrum.saddle), "curvature_ratio": spectrum.saddle.curvature_ratio,
               "eigenvalues": spectrum.pairs.values.tolist(), "residuals": spectrum.pairs.residuals.tolist(),
               "converged": spectrum.pairs.converged.tolist()}  # fmt: skip
-    return {key: _finite(value) for key, value in report.items()}
-
-
-def _finite(value: Any) -> Any:
-    """JSON has neither NaN nor infinity; both become null."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

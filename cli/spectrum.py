@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import rich_click as click
+from rich.markup import escape
 
 from landscape.curvature import MeasureSettings
 from landscape.study import StudyPlan, run_study
@@ -59,7 +60,11 @@ click.rich_click.OPTION_GROUPS["* spectrum"] = [
     "--pairs", type=click.IntRange(1), default=_DEFAULT.num_pairs, show_default=True, help="eigenpairs an end"
 )
 @click.option(
-    "--tol", type=float, default=_DEFAULT.tol, show_default=True, help="residual of a pair over the largest |λ|"
+    "--tol",
+    type=click.FloatRange(0, min_open=True),
+    default=_DEFAULT.tol,
+    show_default=True,
+    help="residual of a pair over the largest |λ|",
 )
 @click.option("--max-matvecs", type=click.IntRange(2), default=_DEFAULT.max_matvecs, show_default=True,
               help="products for the pairs, at most")  # fmt: skip
@@ -116,4 +121,5 @@ def command(
             subject, plan, output, overwrite=overwrite, command=shlex.join(["landscape", *sys.argv[1:]]), progress=bar
         )
     print_saddle_table(file.read_all(), console)
-    console.print(f"kept in {output}; next: [bold]landscape plot {output} -o {output.with_suffix('.pdf')}[/]")
+    following = shlex.join(["landscape", "plot", str(output), "-o", str(output.with_suffix(".pdf"))])
+    console.print(f"kept in {escape(str(output))}; next: [bold]{escape(following)}[/]", soft_wrap=True)

@@ -14,7 +14,10 @@ from .recipe_options import given_values, recipe_options
 
 
 def subject_options(command: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """``--model``, ``--allow-pickle`` and the data section; :func:`subject_of` turns them into a subject."""
+    """``--model``, ``--allow-pickle`` and the data section; :func:`subject_of` turns them into a subject.
+
+    What is not said of the data is what the checkpoint was trained on, so no defaults are shown.
+    """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         function = click.option(
@@ -26,7 +29,8 @@ def subject_options(command: str) -> Callable[[Callable[..., Any]], Callable[...
             metavar="PACKAGE.MODULE:FACTORY",
             help="the network of a foreign checkpoint; the factory is called without arguments",
         )(function)
-        return recipe_options(command, "data")(function)
+        # Images are never augmented where a model is only looked at.
+        return recipe_options(command, "data", show_defaults=False, leave_out=("data.augment",))(function)
 
     return decorate
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
+from rich.markup import escape
 
 from landscape.training.loop import train
 from landscape.training.recipe import Recipe, parse_assignment, set_value
 
-from .progress import TrainingBar, console
+from .progress import TrainingBar, console, group_shares
 from .recipe_options import given_values, recipe_options
 
 
@@ -43,7 +45,7 @@ def command(
     with TrainingBar() as bar:
         result = train(parsed, output, resume=resume, overwrite=overwrite, progress=bar)
     last, best = result.last, result.best
-    groups = ", ".join(f"{name} {share:.1%}" for name, share in last.groups.items())
-    console.print(f"last epoch {last.epoch}: accuracy {last.accuracy:.1%} ({groups})")
+    console.print(f"last epoch {last.epoch}: accuracy {last.accuracy:.1%} ({group_shares(last.groups)})")
     console.print(f"best epoch {best.epoch}: accuracy {best.accuracy:.1%}, selected on the test split")
-    console.print(f"kept in {output}/; next: [bold]landscape spectrum {output} --per-class -o {output}/classes.h5[/]")
+    following = shlex.join(["landscape", "spectrum", str(output), "--per-class", "-o", str(output / "classes.h5")])
+    console.print(f"kept in {escape(str(output))}/; next: [bold]{escape(following)}[/]", soft_wrap=True)

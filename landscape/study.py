@@ -35,7 +35,6 @@ from landscape.data import ImageSet, Normalization
 from landscape.data.longtailed import LongTailedData
 from landscape.errors import LandscapeError
 from landscape.losses import ClassificationLoss, build_loss, class_weights_at
-from landscape.models import import_factory
 from landscape.store import MetaValue, SpectrumFile
 from landscape.training.checkpoint import (
     file_sha256,
@@ -43,7 +42,9 @@ from landscape.training.checkpoint import (
     fit_state,
     load_checkpoint,
     load_state,
+    model_from_factory,
 )
+from landscape.training.evaluation import check_fit
 from landscape.training.loop import build_training_loss
 from landscape.training.recipe import DataRecipe, Recipe, resolve_device
 from landscape.training.schedules import milestone
@@ -51,7 +52,10 @@ from landscape.training.schedules import milestone
 # What must agree before a part is added to an existing file.
 _DECISIVE = (
     "checkpoint_sha256",
+    "model",
     "dataset_fingerprint",
+    "class_names",
+    "class_counts",
     "split",
     "loss",
     "normalize",
@@ -79,6 +83,8 @@ class Subject:
     data_recipe: DataRecipe
     recipe: Recipe | None  # of the training; None for a foreign checkpoint
     epoch: int | None
+    model_name: str  # as a recipe or --model names it
+    training_counts: tuple[int, ...]  # (C,) training images a class, which the training loss depends on
 
     @property
     def normalization(self) -> Normalization:
@@ -103,11 +109,11 @@ class Subject:
         weights = class_weights_at(
             self.epoch - 1,
             section.reweight,
-            self.data.counts,
+            self.training_counts,
             switch_epoch=milestone(section.defer, epochs),
             beta=section.beta,
         )
-        return build_training_loss(self.recipe, self.data.counts).with_class_weights(weights)
+        return build_training_loss(self.recipe, self.training_counts).with_class_weights(weights)
 
 
 def open_subject(
@@ -139,33 +145,39 @@ def open_subject(
                 f"{path} was trained on {len(checkpoint.info.class_names)} classes, {data_recipe.source} has "
                 f"{len(opened.class_names)}; name the right data with --data"
             )
+        network = checkpoint.build_model()
+        check_fit(network, opened.first_image(), data_recipe.normalization, opened.num_classes)
         return Subject(
             path=checkpoint.path,
             sha256=checkpoint.sha256,
-            model=checkpoint.build_model(),
+            model=network,
             data=opened,
             data_recipe=data_recipe,
             recipe=recipe,
             epoch=checkpoint.info.epoch,
+            model_name=recipe.model.name,
+            training_counts=tuple(checkpoint.info.class_counts),
         )
     for flag in ("source", "normalize"):
         if flag not in changes:
             name = {"source": "--data", "normalize": "--normalize"}[flag]
             raise LandscapeError(f"a foreign checkpoint does not say what it was trained on: give {name}")
     path = find_checkpoint(path)
-    network = import_factory(model)()
-    if not isinstance(network, nn.Module):
-        raise LandscapeError(f"{model} returned {type(network).__name__}, not a torch.nn.Module")
+    network = model_from_factory(model)
     fit_state(network, load_state(path, allow_pickle=allow_pickle), path)
     data_recipe = Recipe.parse({"data": changes}, where="data").data
+    opened = data_recipe.open()
+    check_fit(network, opened.first_image(), data_recipe.normalization, opened.num_classes)
     return Subject(
         path=path,
         sha256=file_sha256(path),
         model=network.eval(),
-        data=data_recipe.open(),
+        data=opened,
         data_recipe=data_recipe,
         recipe=None,
         epoch=None,
+        model_name=model,
+        training_counts=opened.counts,
     )
 
 
@@ -233,7 +245,7 @@ def run_study(
     *,
     overwrite: bool = False,
     command: str = "",
-    progress: StudyProgress,
+    progress: StudyProgress | None = None,
 ) -> SpectrumFile:
     """Measure every part that ``output`` does not hold yet, and write each as soon as it is done.
 
@@ -242,6 +254,7 @@ def run_study(
     Raises:
         LandscapeError: ``output`` holds results of another checkpoint, data set or setting.
     """
+    progress = progress or Quiet()
     images = subject.data.split(plan.split)
     parts = plan_parts(plan, images.labels, subject.data, subject.model)
     parts = [_thin(part, len(images), plan) for part in parts]
@@ -260,18 +273,16 @@ def run_study(
             progress.skipped(part)
     if open_parts:
         progress.cost(_cost(problem, open_parts, plan))
-    predicted = problem.outputs().argmax(1) if open_parts else None
     for number, part in enumerate(open_parts):
         restricted = problem.restrict(part)
         progress.part(part, number, len(open_parts), plan.settings.expected_matvecs)
-        assert predicted is not None
-        right = predicted if part.samples is None else predicted[part.samples.to(device)]
+        right = restricted.outputs().argmax(1) == restricted.samples.targets
         spectrum = measure(
             restricted,
             plan.settings,
             part=part.path,
             label=part.label,
-            accuracy=float((right == restricted.samples.targets).double().mean()),
+            accuracy=float(right.double().mean()),
             keep_vectors=plan.keep_vectors,
             on_product=progress.product,
         )
@@ -315,7 +326,8 @@ def _cost(problem: Problem, parts: Sequence[Part], plan: StudyPlan) -> Cost:
     seconds_an_image = (time.monotonic() - start) / small.num_samples
     sizes = [problem.num_samples if part.samples is None else len(part.samples) for part in parts]
     each = plan.settings.expected_matvecs
-    basis = problem.num_parameters * torch.finfo(problem.dtype).bits // 8 * (plan.settings.num_steps + 40)
+    largest = max(problem.restrict(part).num_parameters for part in parts)
+    basis = largest * torch.finfo(problem.dtype).bits // 8 * (plan.settings.num_steps + 40)
     graph = op.kept_bytes // small.num_samples * max(sizes)
     return Cost(
         parts=len(parts),
@@ -341,6 +353,7 @@ def _meta(
         "device_name": name,
         "checkpoint": str(subject.path),
         "checkpoint_sha256": subject.sha256,
+        "model": subject.model_name,
         "recipe": recipe.to_toml() if recipe is not None else "",
         "epoch": subject.epoch if subject.epoch is not None else -1,
         "source": subject.data_recipe.source,

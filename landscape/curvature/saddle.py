@@ -31,10 +31,10 @@ def saddle_report(
     as many negative eigenvalues (Cauchy interlacing).
 
     Moving by t along a direction changes the loss by about ‖∇L‖t + ½λt², so the gradient decides up to t = 2‖∇L‖/|λ|
-    and the curvature beyond. The point counts as stationary when that length is at most ``radius`` · ‖θ‖, with λ = λ_min
-    if it is certified negative, and otherwise the curvature along the gradient itself: λ_max would call every slope of
-    an ill-conditioned valley stationary. Curvature that the noise hides counts as large as the floor. For λ_min it is
-    also the radius above which a SAM step amplifies the escape direction.
+    and the curvature beyond. The point counts as stationary when that length is at most ``radius`` · ‖θ‖, λ being λ_min
+    if that is certified negative, and otherwise the curvature along the gradient itself: λ_max would call the floor of
+    every ill-conditioned valley stationary. Curvature that the noise hides counts as large as the noise floor. For
+    λ_min the length is also the radius above which a SAM step amplifies the escape direction.
 
     Args:
         loss: L of the part.

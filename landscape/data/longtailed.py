@@ -34,6 +34,10 @@ class LongTailedData:
     def test(self) -> ImageSet:
         return self._test.load()
 
+    def first_image(self) -> Tensor:
+        """One training image, uint8 ``(1, C, H, W)``, decoded alone: what a model has to take."""
+        return self._train.load([0] if self.train_index is None else self.train_index[:1]).images
+
     def split(self, name: Literal["train", "test"]) -> ImageSet:
         return self.train if name == "train" else self.test
 

@@ -66,23 +66,42 @@ class Checkpoint:
 
 
 def model_for(recipe: Recipe, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
-    """The network that a recipe names; ``package.module:factory`` calls the factory without arguments."""
+    """The network that a recipe names."""
     if ":" in recipe.model.name:
-        return import_factory(recipe.model.name)()
+        return model_from_factory(recipe.model.name)
     return build_model(
         recipe.model.name, num_classes=num_classes, in_channels=in_channels, image_size=image_size, head=recipe.head
     )
 
 
+def model_from_factory(reference: str) -> nn.Module:
+    """The network that ``package.module:factory`` makes when it is called without arguments.
+
+    Raises:
+        LandscapeError: it cannot be imported or called, or returns something else.
+    """
+    factory = import_factory(reference)
+    try:
+        model = factory()
+    except Exception as error:
+        raise LandscapeError(
+            f"'{reference}' is called without arguments, and that failed: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise LandscapeError(f"'{reference}' returned a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
 def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo) -> None:
     """Write weights, buffers and ``info`` in one atomic step."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    seen: dict[int, str] = {}
-    for name, tensor in list(state.items()):
-        # Tied weights share storage, which safetensors refuses; each name gets its own copy.
-        if tensor.data_ptr() in seen and tensor.numel():
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        # Tied weights and views share storage, which safetensors refuses; each name gets its own copy.
+        storage = tensor.untyped_storage().data_ptr()
+        if storage in seen:
             state[name] = tensor.clone()
-        seen[tensor.data_ptr()] = name
+        seen.add(storage)
     stamped = {**asdict(info), "versions": {"landscape": landscape.__version__, "torch": str(torch.__version__)}}
     metadata = {"format": "pt", _KEY: json.dumps(stamped)}
     with atomic_replacement(path) as partial:
@@ -155,22 +174,24 @@ def load_state(path: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
     path = find_checkpoint(path)
     if path.suffix == ".safetensors":
         return _strip(_read_safetensors(path))
+    if not _looks_like_torch(path):
+        raise LandscapeError(f"{path} is truncated or not a checkpoint: neither safetensors nor written by torch.save")
     try:
         content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "weights only" in str(error).lower():
-            raise LandscapeError(
-                f"{path} holds Python objects, and loading them runs their code. If you trust it: --allow-pickle"
-            ) from None
-        raise LandscapeError(f"{path} is not a checkpoint that torch can read: {error}") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+    except pickle.UnpicklingError:
+        hint = "" if allow_pickle else " and loading them runs their code. If you trust the file: --allow-pickle"
+        raise LandscapeError(f"{path} holds Python objects{hint or ' that cannot be unpickled'}") from None
+    except (AttributeError, ImportError) as error:
+        raise LandscapeError(f"{path} holds Python objects whose code is not here: {error}") from None
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LandscapeError(f"{path} is truncated or not a checkpoint: {reason}") from None
     if isinstance(content, nn.Module):
         content = content.state_dict()
     for key in ("state_dict", "model_state_dict", "model", "net"):
-        if isinstance(content, Mapping) and key in content:
-            inner = content[key]
+        inner = content.get(key) if isinstance(content, Mapping) else None
+        # A bare state dict may well have a parameter called `net`.
+        if isinstance(inner, Mapping | nn.Module):
             content = inner.state_dict() if isinstance(inner, nn.Module) else inner
             break
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
@@ -208,6 +229,14 @@ def file_sha256(path: Path) -> str:
     """Hex digest of a file, to tell a result which weights it belongs to."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _looks_like_torch(path: Path) -> bool:
+    """Whether a file begins as ``torch.save`` writes it; else an unpickler's complaint would be about noise."""
+    with open(path, "rb") as handle:
+        start = handle.read(2)
+    # A zip archive, or a pickle of protocol 2 and up, which torch wrote before 1.6.
+    return start == b"PK" or (start[:1] == b"\x80" and start[1:] in (b"\x02", b"\x03", b"\x04", b"\x05"))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.data import ClassGroups, ImageSet, Normalization
+from landscape.errors import LandscapeError
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,33 @@ def predict(
         logits.append(model(inputs).float())
     model.train(was_training)
     return torch.cat(logits)
+
+
+def check_fit(model: nn.Module, images: Tensor, normalization: Normalization, num_classes: int) -> None:
+    """Ask a model about a few images, and refuse one that cannot take them or does not answer with C numbers each.
+
+    Args:
+        model: in any mode, on any device.
+        images: uint8 ``(n, channels, height, width)``, n = 1 is enough.
+        normalization: from bytes to what the model takes.
+        num_classes: C.
+
+    Raises:
+        LandscapeError: what does not fit, in one line.
+    """
+    try:
+        answer = predict(model, images, normalization)
+    except LandscapeError:
+        raise
+    except Exception as error:
+        shape = "×".join(map(str, images.shape[1:]))
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise LandscapeError(f"{type(model).__name__} cannot take images of {shape}: {reason}") from error
+    if answer.shape != (len(images), num_classes):
+        raise LandscapeError(
+            f"{type(model).__name__} answers {len(images)} image with shape {tuple(answer.shape)}, but the data has "
+            f"{num_classes} classes: expected ({len(images)}, {num_classes}). Name the right model or the right data."
+        )
 
 
 def evaluate(

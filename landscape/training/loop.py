@@ -20,10 +20,11 @@ from landscape.atomic import atomic_replacement
 from landscape.data import random_crop_flip
 from landscape.data.longtailed import LongTailedData
 from landscape.errors import LandscapeError
+from landscape.json_text import json_text
 from landscape.losses import ClassificationLoss, build_loss, class_weights_at
 from landscape.optim import EscapeOptimizer, GroupedObjective, build_optimizer, tail_classes
 from landscape.training.checkpoint import CheckpointInfo, fit_state, model_for, save_checkpoint
-from landscape.training.evaluation import evaluate
+from landscape.training.evaluation import check_fit, evaluate
 from landscape.training.recipe import Recipe, resolve_device
 from landscape.training.schedules import learning_rate, milestone
 
@@ -37,7 +38,7 @@ class EpochRecord:
     reweighted: bool  # class weights were on
     train_loss: float  # mean over steps of the training objective, nats
     accuracy: float
-    groups: dict[str, float]  # head, mid, tail by index
+    groups: dict[str, float]  # head, mid, tail by index; NaN for an empty group
     per_class: tuple[float, ...]  # (C,)
     seconds: float
 
@@ -55,6 +56,7 @@ class TrainingResult:
 
     @property
     def best(self) -> EpochRecord:
+        """The epoch that ``best.safetensors`` holds: the first of those with the highest accuracy."""
         return max(self.history, key=lambda record: record.accuracy)
 
 
@@ -103,15 +105,16 @@ def train(
         LandscapeError: the folder holds a run and neither ``resume`` nor ``overwrite`` was said, the run to resume has
             another recipe, the loss is no longer finite, or the data cannot be read.
     """
-    recipe = recipe.model_copy(update={"data": recipe.data.resolved})
-    run = _Run(recipe, folder, resume=resume, overwrite=overwrite)
+    run = _Run(recipe.resolved, folder, resume=resume, overwrite=overwrite)
     return run.go(progress or Silent())
 
 
 class _Run:
     def __init__(self, recipe: Recipe, folder: Path, *, resume: bool, overwrite: bool) -> None:
         self.recipe, self.folder = recipe, folder
-        state = self._claim_folder(resume=resume, overwrite=overwrite)
+        state = self._saved_state() if resume else None
+        if state is None:
+            self._check_folder(overwrite=overwrite)
         self.device = torch.device(resolve_device(recipe.run.device))
         self.data: LongTailedData = recipe.data.open()
         images = self.data.train.images
@@ -120,39 +123,51 @@ class _Run:
         model = model_for(recipe, self.data.num_classes, self.channels, self.image_size)
         # Convolutions run faster with the channel axis last, on CPUs as on tensor cores.
         self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        check_fit(self.model, images[:1], recipe.data.normalization, self.data.num_classes)
         self.images = images.to(self.device)
         self.labels = self.data.train.labels.to(self.device)
         self.loss = self._build_loss()
         self.optimizer = self._build_optimizer()
-        tail = tail_classes(self.data.counts, recipe.optimizer.eta)
-        self.is_tail = tail.to(self.device) if self.optimizer.uses_groups else None
+        eta = recipe.optimizer.eta
+        self.is_tail = None if eta is None else tail_classes(self.data.counts, eta).to(self.device)
         self.generator = torch.Generator(self.device).manual_seed(recipe.run.seed)
         self.history: list[EpochRecord] = []
         if state is not None:
             self._restore(state)
+        elif overwrite:
+            # Only now: a run that cannot even start leaves the old one alone.
+            self._clear_folder()
 
-    def _claim_folder(self, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    def _saved_state(self) -> dict[str, Any]:
         saved = self.folder / "resume.pt"
-        if resume:
-            if not saved.is_file():
-                raise LandscapeError(f"nothing to resume in {self.folder}: no resume.pt. Start it without --resume.")
-            try:
-                state: dict[str, Any] = torch.load(saved, map_location="cpu", weights_only=True)
-            except Exception as error:
-                raise LandscapeError(f"{saved} cannot be read: {str(error).splitlines()[0]}") from None
-            self._check_same_recipe(state["recipe"])
-            return state
-        if saved.exists() or (self.folder / "last.safetensors").exists():
-            if not overwrite:
-                raise LandscapeError(
-                    f"{self.folder} already holds a run. Go on with --resume, replace it with --overwrite, or choose "
-                    "another -o."
-                )
-            for name in ("resume.pt", "last.safetensors", "best.safetensors", "history.jsonl", "recipe.toml"):
-                (self.folder / name).unlink(missing_ok=True)
-            for checkpoint in self.folder.glob("epoch-*.safetensors"):
-                checkpoint.unlink()
-        return None
+        if not saved.is_file():
+            raise LandscapeError(f"nothing to resume in {self.folder}: no resume.pt. Start it without --resume.")
+        try:
+            state: dict[str, Any] = torch.load(saved, map_location="cpu", weights_only=True)
+            recipe = state["recipe"]
+        except Exception:
+            raise LandscapeError(
+                f"{saved} is damaged. {self.folder / 'last.safetensors'} can still be measured; to train again, "
+                "--overwrite or another -o."
+            ) from None
+        self._check_same_recipe(recipe)
+        return state
+
+    def _check_folder(self, *, overwrite: bool) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise LandscapeError(f"{self.folder} is a file; -o names the folder of the run")
+        holds_run = any((self.folder / name).exists() for name in ("resume.pt", "last.safetensors"))
+        if holds_run and not overwrite:
+            raise LandscapeError(
+                f"{self.folder} already holds a run. Go on with --resume, replace it with --overwrite, or choose "
+                "another -o."
+            )
+
+    def _clear_folder(self) -> None:
+        for name in ("resume.pt", "last.safetensors", "best.safetensors", "history.jsonl", "recipe.toml"):
+            (self.folder / name).unlink(missing_ok=True)
+        for checkpoint in self.folder.glob("epoch-*.safetensors"):
+            checkpoint.unlink()
 
     def _check_same_recipe(self, saved: dict[str, Any]) -> None:
         wanted = self.recipe.dump()
@@ -219,17 +234,12 @@ class _Run:
                 self._inputs(batch),
                 self.labels[batch],
                 is_tail=self.is_tail,
-                normalization=recipe.optimizer.normalization,
+                normalization=recipe.optimizer.normalization or "batch",
             )
             losses.append(self.optimizer.step(objective))
             progress.step()
+        self._refuse_divergence(torch.stack(losses), epoch, rate)
         train_loss = float(torch.stack(losses).mean())
-        if not math.isfinite(train_loss):
-            first = next(i for i, value in enumerate(losses) if not math.isfinite(float(value)))
-            raise LandscapeError(
-                f"the training loss is no longer finite: epoch {epoch + 1}, step {first + 1}, learning rate {rate:g}. "
-                f"The last good epoch is {epoch}; lower optimizer.lr or rho."
-            )
         result = evaluate(self.model, self.data.test, recipe.data.normalization, channels_last=True)
         return EpochRecord(
             epoch=epoch + 1,
@@ -240,6 +250,21 @@ class _Run:
             groups=result.per_group(self.data.groups[0]),
             per_class=result.per_class,
             seconds=time.monotonic() - start,
+        )
+
+    def _refuse_divergence(self, losses: Tensor, epoch: int, rate: float) -> None:
+        """Raise before anything is saved; one look an epoch, so that a GPU never waits inside one."""
+        # The loss is that before the step, so the last step shows only in the weights and statistics.
+        state = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
+        finite = torch.stack([tensor.isfinite().all() for tensor in state]).all()
+        bad = (~losses.isfinite()).nonzero().flatten().tolist()
+        if not bad and bool(finite):
+            return
+        what, step = ("loss is", bad[0] + 1) if bad else ("weights are", len(losses))
+        kept = f"epoch {epoch} is kept in {self.folder}" if epoch else "no epoch was finished"
+        raise LandscapeError(
+            f"the {what} no longer finite: epoch {epoch + 1}, step {step}, learning rate {rate:g}; {kept}. Lower "
+            "optimizer.lr or the perturbation radius and train again."
         )
 
     def _inputs(self, batch: Tensor) -> Tensor:
@@ -258,15 +283,15 @@ class _Run:
             class_counts=list(self.data.counts),
             in_channels=self.channels,
             image_size=self.image_size,
-            metrics={"accuracy": record.accuracy, **record.groups},
+            metrics={"accuracy": record.accuracy, **{k: v for k, v in record.groups.items() if not math.isnan(v)}},
         )
-        if record.accuracy >= max(other.accuracy for other in self.history):
+        if record.accuracy > max((other.accuracy for other in self.history[:-1]), default=-1.0):
             save_checkpoint(self.folder / "best.safetensors", self.model, info)
         every = self.recipe.run.save_every
         if every and record.epoch % every == 0:
             save_checkpoint(self.folder / f"epoch-{record.epoch:04d}.safetensors", self.model, info)
         save_checkpoint(self.folder / "last.safetensors", self.model, info)
-        lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in self.history)
+        lines = "".join(json_text(asdict(entry)) + "\n" for entry in self.history)
         with atomic_replacement(self.folder / "history.jsonl") as path:
             path.write_text(lines, encoding="utf-8")
         # Last, and complete in itself: a run killed before this line repeats the epoch, with the same outcome.
@@ -276,6 +301,7 @@ class _Run:
     def _resume_state(self) -> dict[str, Any]:
         return {
             "recipe": self.recipe.dump(),
+            "device": self.device.type,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
@@ -287,28 +313,28 @@ class _Run:
     def _restore(self, state: dict[str, Any]) -> None:
         fit_state(self.model, state["model"], self.folder / "resume.pt")
         self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
         torch.set_rng_state(state["rng"])
-        if self.device.type == "cuda" and state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        if state["device"] == self.device.type:
+            self.generator.set_state(state["generator"])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        else:
+            # A generator's state means nothing on another kind of device; the run goes on with a stream of its own.
+            self.generator.manual_seed(self.recipe.run.seed + len(state["history"]))
         self.history = [EpochRecord(**{**entry, "per_class": tuple(entry["per_class"])}) for entry in state["history"]]
 
 
 def build_training_loss(recipe: Recipe, counts: tuple[int, ...]) -> ClassificationLoss:
     """The loss of a recipe without class weights; a cosine head's logits are multiplied by s."""
-    section = recipe.loss
-    optional = {name: getattr(section, name) for name in ("gamma", "tau", "focal_gamma")}
-    return build_loss(
-        section.name,
-        counts,
-        logit_scale=recipe.logit_scale,
-        max_margin=section.max_margin,
-        **{name: value for name, value in optional.items() if value is not None},
-    )
+    return build_loss(recipe.loss.name, counts, logit_scale=recipe.logit_scale, **recipe.loss.settings())
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's ``history.jsonl``. Raises :class:`LandscapeError` when there is none."""
+    """The lines of a run's ``history.jsonl``; ``None`` where an accuracy has no samples.
+
+    Raises:
+        LandscapeError: there is no history.
+    """
     path = folder / "history.jsonl"
     if not path.is_file():
         raise LandscapeError(f"no history at {path}")

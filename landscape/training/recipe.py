@@ -13,21 +13,23 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from landscape.data import Normalization, parse_normalization
 from landscape.data.longtailed import LongTailedData, load_long_tailed
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, did_you_mean
+from landscape.optim import OPTIMIZERS
 
 # Digits and garments have a right way round, and a flipped 3 is no digit.
 _PLAIN_SOURCES = ("digits", "fashion-mnist")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Strict: `lr = true` and `epochs = "5"` are slips, not numbers.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class DataRecipe(_Section):
     """Which samples, how long-tailed, and how they reach the model."""
 
     source: str = Field("digits", description="digits, fashion-mnist, cifar10, cifar100 or folder:PATH")
-    root: Path | None = Field(None, description="folder that holds the files of a named source")
+    root: Path | None = Field(None, strict=False, description="folder that holds the files of a named source")
     download: bool = Field(False, description="fetch a named source that is not under root")
     imbalance: str = Field("none", description="exp:IF, step:IF or none")
     draw: Literal["shuffled", "file-order"] = Field("shuffled", description="which images of a class are kept")
@@ -83,6 +85,9 @@ class ModelRecipe(_Section):
     head: Literal["linear", "cosine"] | None = Field(None, description="cosine for LDAM, else linear")
 
 
+_LOSS_SETTINGS = {"max_margin": ("ldam",), "gamma": ("vs", "cdt"), "tau": ("vs", "la"), "focal_gamma": ("focal",)}
+
+
 class LossRecipe(_Section):
     """Which loss, and how classes are weighted."""
 
@@ -93,10 +98,21 @@ class LossRecipe(_Section):
     beta: float = Field(0.9999, ge=0, lt=1, description="of the effective number")
     defer: float = Field(0.8, ge=0, le=1, description="share of the epochs before drw switches on")
     logit_scale: float = Field(30.0, gt=0, description="s, multiplies the cosines of a cosine head")
-    max_margin: float = Field(0.5, ge=0, description="of LDAM")
-    gamma: float | None = Field(None, ge=0, description="exponent of VS and CDT")
-    tau: float | None = Field(None, ge=0, description="offset of VS and LA")
-    focal_gamma: float | None = Field(None, ge=0, description="focusing exponent")
+    max_margin: float | None = Field(None, ge=0, description="of LDAM; 0.5 as published if not given")
+    gamma: float | None = Field(None, ge=0, description="exponent of VS and CDT; 0.3 if not given")
+    tau: float | None = Field(None, ge=0, description="offset of VS and LA; 1 if not given")
+    focal_gamma: float | None = Field(None, ge=0, description="focusing exponent; 1 if not given")
+
+    @pydantic.model_validator(mode="after")
+    def _ignores_nothing(self) -> LossRecipe:
+        for setting, losses in _LOSS_SETTINGS.items():
+            if getattr(self, setting) is not None and self.name not in losses:
+                raise ValueError(f"loss '{self.name}' has no setting '{setting}' (it belongs to {', '.join(losses)})")
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """What was said about the loss itself, for :func:`landscape.losses.build_loss`."""
+        return {name: getattr(self, name) for name in _LOSS_SETTINGS if getattr(self, name) is not None}
 
 
 class OptimizerRecipe(_Section):
@@ -110,9 +126,13 @@ class OptimizerRecipe(_Section):
     head_rho: float | None = Field(None, ge=0, description="SSE-SAM, head radius in stage I")
     tail_rho: float | None = Field(None, ge=0, description="SSE-SAM, tail radius")
     gamma: float | None = Field(None, ge=0, le=1, description="SSE-SAM, share of the epochs in stage I")
-    eta: float = Field(100.0, ge=0, description="ImbSAM and SSE-SAM: a class is tail if it has fewer images")
+    eta: float | None = Field(
+        None, ge=0, description="ImbSAM and SSE-SAM: a class is tail if it has fewer images; 100 if not given"
+    )
     kappa: float | None = Field(None, gt=0, description="ImbSAM, weight of the tail loss")
-    normalization: Literal["batch", "group"] = Field("batch", description="divisor of the head and tail losses")
+    normalization: Literal["batch", "group"] | None = Field(
+        None, description="ImbSAM and SSE-SAM: divisor of the head and tail losses; batch if not given"
+    )
     bn_update: Literal["first", "all"] | None = Field(
         None, description="which passes move BN statistics; all = as published"
     )
@@ -121,6 +141,23 @@ class OptimizerRecipe(_Section):
         """What was said about the optimiser itself, for :func:`landscape.optim.build_optimizer`."""
         names = ("rho", "head_rho", "tail_rho", "gamma", "kappa", "bn_update")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @property
+    def resolved(self) -> OptimizerRecipe:
+        """The same with the defaults of an optimiser that knows head and tail classes written out.
+
+        Raises:
+            LandscapeError: ``eta`` or ``normalization`` for an optimiser that knows none.
+        """
+        kind = OPTIMIZERS.get(self.name)
+        if kind is not None and kind.uses_groups:
+            eta = 100.0 if self.eta is None else self.eta
+            return self.model_copy(update={"eta": eta, "normalization": self.normalization or "batch"})
+        for name in ("eta", "normalization"):
+            if kind is not None and getattr(self, name) is not None:
+                grouped = ", ".join(key for key, other in OPTIMIZERS.items() if other.uses_groups)
+                raise LandscapeError(f"optimizer '{self.name}' has no setting '{name}' (it belongs to {grouped})")
+        return self
 
 
 class ScheduleRecipe(_Section):
@@ -170,6 +207,11 @@ class Recipe(_Section):
         if self.loss.name == "ldam" and self.model.head == "linear":
             raise ValueError("loss.name = 'ldam' subtracts its margin from cosines: it needs model.head = 'cosine'")
         return self
+
+    @property
+    def resolved(self) -> Recipe:
+        """The same with every default that depends on another field written out and folders made absolute."""
+        return self.model_copy(update={"data": self.data.resolved, "optimizer": self.optimizer.resolved})
 
     @classmethod
     def load(cls, path: Path) -> dict[str, Any]:
@@ -229,6 +271,10 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     try:
         return key, tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
+        pass
+    try:
+        return key, float(raw)  # .5 and 5. are numbers to everybody but TOML
+    except ValueError:
         return key, raw.strip()
 
 
@@ -236,9 +282,12 @@ def _explain(fault: Any, where: str) -> str:
     path = ".".join(str(step) for step in fault["loc"])
     if fault["type"] == "extra_forbidden":
         known = _known_keys(fault["loc"][:-1])
-        return f"{where}: unknown key '{path}'; known here: {', '.join(known)}"
-    if not path:
+        hint = did_you_mean(str(fault["loc"][-1]), known) or f"; known here: {', '.join(known)}"
+        return f"{where}: unknown key '{path}'{hint}"
+    if fault["type"] == "value_error":
         return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
+    if fault["type"] in ("model_type", "model_attributes_type"):
+        return f"{where}: '{path}' is a section: write [{path}] and its keys below, not {path} = {fault['input']!r}"
     message = fault["msg"].replace("Input should", "should").replace("'", "")
     return f"{where}: {path} = {fault['input']!r} {message}"
 
@@ -260,6 +309,10 @@ def resolve_device(text: str) -> str:
 
     if text == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.device(text)
+    except RuntimeError:
+        raise LandscapeError(f"unknown device '{text}'. Use --device auto, cpu, cuda or cuda:1.") from None
     try:
         torch.zeros(1, device=text)
     except (RuntimeError, AssertionError) as error:

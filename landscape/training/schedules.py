@@ -8,7 +8,7 @@ from landscape.training.recipe import ScheduleRecipe
 
 
 def milestone(share: float, epochs: int) -> int:
-    """The first epoch index at or after ``share`` of the run, but never past the last epoch of a run of two or more.
+    """The epoch index nearest to ``share`` of the run, but never past the last epoch of a run of two or more.
 
     ``milestone(0.8, 200) = 160``. In a two-epoch run the second epoch still belongs to the late phase, so that a short
     trial exercises what it is meant to try. A share of 1 is past the end: never.

@@ -1,0 +1,367 @@
+"""The commands on tiny data: what they write, what they print, and that they can be stopped."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+import rich_click as click
+from landscape_cli.main import cli
+from support.command import Call, make_call
+from support.runs import StopAfter, files_below, tiny_recipe, write_image_folder
+
+from landscape.store import SpectrumFile
+from landscape.training import evaluate, load_checkpoint, read_history, train
+
+MEASURE = ("--pairs", 1, "--tol", 0.05, "--max-matvecs", 12, "--probes", 2, "--steps", 6)
+TRAIN = ("--data", "digits", "--imbalance", "exp:10", "--model", "mlp", "--lr", 0.05, "--batch-size", 64)
+COMMANDS = ["demo", "train", "evaluate", "spectrum", "saddle", "plot", "info"]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    return make_call(monkeypatch, capfd)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    train(tiny_recipe(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def spectra(run: Path) -> Path:
+    from landscape.curvature import MeasureSettings
+    from landscape.study import StudyPlan, open_subject, run_study
+
+    settings = MeasureSettings(num_pairs=1, tol=0.05, max_matvecs=12, num_probes=2, num_steps=6)
+    path = run.parent / "x.h5"
+    run_study(open_subject(run), StudyPlan(whole=True, classes="0,5,9", settings=settings), path)
+    return path
+
+
+def strict_json(text: str) -> Any:
+    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+
+
+def test_the_four_commands_on_a_folder_of_images(call: Call, tmp_path: Path) -> None:
+    images = write_image_folder(tmp_path / "images", {"ant": 20, "bee": 20, "cat": 20}, size=(32, 32))
+    run, file, figure = tmp_path / "runs" / "x", tmp_path / "x.h5", tmp_path / "x.pdf"
+    trained = call(
+        "train", "--data", f"folder:{images}", "--imbalance", "exp:5", "--model", "convnet", "--loss", "ce",
+        "--reweight", "drw", "--optimizer", "sam", "--rho", 0.5, "--epochs", 2, "-o", run,
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    assert "2 epochs of 1 step" in trained.out
+    assert f"landscape spectrum {run} --per-class -o {run / 'classes.h5'}" in trained.out
+    assert [line["reweighted"] for line in read_history(run)] == [False, True]
+    measured = call("spectrum", run, "--per-class", *MEASURE, "-o", file)
+    assert measured.code == 0, measured.err
+    assert "3 parts, 32 images" in measured.out
+    assert f"landscape plot {file} -o {figure}" in measured.out
+    table = call("saddle", file)
+    assert table.code == 0
+    assert [name for name in ("ant", "bee", "cat") if name in table.out] == ["ant", "bee", "cat"]
+    drawn = call("plot", file, "-o", figure)
+    assert drawn.code == 0, drawn.err
+    assert figure.read_bytes().startswith(b"%PDF")
+    assert str(figure) in drawn.out
+
+
+def test_a_recipe_file_flags_and_assignments(call: Call, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(tiny_recipe(optimizer={"lr": 0.3, "momentum": 0.5}, schedule={"epochs": 1}).to_toml())
+    outcome = call(
+        "train",
+        recipe,
+        "--lr",
+        0.2,
+        "--seed",
+        4,
+        "--set",
+        "run.seed=5",
+        "--set",
+        "loss.reweight=rw",
+        "-o",
+        tmp_path / "r",
+    )
+    assert outcome.code == 0, outcome.err
+    kept = load_checkpoint(tmp_path / "r").recipe
+    assert (kept.optimizer.momentum, kept.optimizer.lr, kept.run.seed, kept.loss.reweight) == (0.5, 0.2, 5, "rw")
+
+
+def test_resume_alone_takes_the_recipe_of_the_folder(call: Call, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_recipe(optimizer={"lr": 0.123}), tmp_path / "run", progress=StopAfter(epoch=1))
+    outcome = call("train", "--resume", "-o", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert "3 epochs of 8 steps, after 1 already done" in outcome.out
+    assert len(read_history(tmp_path / "run")) == 4
+    finished = call("train", "--resume", "-o", tmp_path / "run")
+    assert (finished.code, "4 epochs already done" in finished.out) == (0, True)
+
+
+# ---------------------------------------------------------------------- evaluate, info, saddle
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_evaluate_as_json_and_as_tables(call: Call, run: Path, split: str) -> None:
+    outcome = call("evaluate", run, "--split", split, "--json")
+    assert outcome.code == 0
+    report = strict_json(outcome.out)
+    checkpoint = load_checkpoint(run)
+    data = checkpoint.recipe.data.open()
+    result = evaluate(checkpoint.build_model(), data.split(split), checkpoint.recipe.data.normalization)  # type: ignore[arg-type]
+    assert report["split"] == split
+    assert report["accuracy"] == result.accuracy
+    assert list(report["classes"]) == [str(c) for c in range(10)]
+    assert tuple(report["classes"].values()) == result.per_class
+    assert set(report["groups"]) == {"index 3/4/3", "count >100/<20"}
+    assert report["groups"]["index 3/4/3"] == result.per_group(data.groups[0])
+    table = call("evaluate", run, "--split", split)
+    assert table.code == 0
+    for shown in (result.accuracy, *result.per_group(data.groups[0]).values(), *result.per_class):
+        assert f"{shown:.1%}" in table.out
+    rows = re.findall(r"│ (\d)\s+│\s+(\d+) │", table.out)
+    assert [int(count) for _, count in rows] == list(data.counts)
+
+
+def test_an_empty_group_is_null_in_json_and_a_dash_in_tables(call: Call, tmp_path: Path) -> None:
+    images = write_image_folder(tmp_path / "images", {"ant": 6, "[bold]bee": 3})
+    run = tmp_path / "run"
+    trained = call("train", "--data", f"folder:{images}", "--model", "mlp", "--epochs", 1, "-o", run)
+    assert trained.code == 0, trained.err
+    assert "nan" not in trained.out.lower()
+    assert strict_json(call("evaluate", run, "--json").out)["groups"]["index 1/0/1"]["mid"] is None
+    table = call("evaluate", run).out
+    assert "nan" not in table
+    assert "–" in table
+    # A class may be called anything; square brackets are no markup.
+    assert "[bold]bee" in table
+    assert "[bold]bee" in call("info", run).out
+
+
+def test_info_describes_a_checkpoint_a_folder_and_results(call: Call, run: Path, spectra: Path) -> None:
+    for path in (run, run / "last.safetensors"):
+        outcome = call("info", path)
+        assert outcome.code == 0
+        for words in ("6, 8,970 values", "494: 122, 94", "name = mlp", "epoch", "torch"):
+            assert words in outcome.out
+    outcome = call("info", spectra)
+    assert outcome.code == 0
+    for words in ("landscape-spectra", "4 complete", "[optimizer]", 'source = "digits"', "class_counts"):
+        assert words in outcome.out
+
+
+def test_info_of_a_foreign_file_names_the_way_on(call: Call, tmp_path: Path) -> None:
+    import torch
+
+    torch.save({"net": {"w": torch.zeros(3, 4)}}, tmp_path / "net.pth")
+    outcome = call("info", tmp_path / "net.pth")
+    assert outcome.code == 0
+    assert "1, 12 values" in outcome.out
+    assert "--model package.module:factory" in outcome.out
+
+
+def test_saddle_prints_every_number_as_json(call: Call, spectra: Path) -> None:
+    report = strict_json(call("saddle", spectra, "--json").out)
+    stored = SpectrumFile.open(spectra).read_all()
+    assert [part["part"] for part in report] == ["all", "class/0", "class/5", "class/9"]
+    for part, spectrum in zip(report, stored, strict=True):
+        assert part["loss"] == spectrum.saddle.loss
+        assert part["lambda_min"] == spectrum.saddle.lambda_min
+        assert part["negative_fraction"]["value"] == spectrum.saddle.negative_fraction.value
+        assert part["eigenvalues"] == spectrum.pairs.values.tolist()
+        assert part["verdict"] == spectrum.saddle.verdict
+    reasons = call("saddle", spectra, "--reasons").out
+    assert all(spectrum.saddle.reason in reasons for spectrum in stored)
+
+
+def test_a_single_probe_has_no_interval_and_json_says_null(call: Call, run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "one.h5"
+    few = ("--pairs", 1, "--tol", 0.05, "--max-matvecs", 12, "--probes", 1, "--steps", 4)
+    assert call("spectrum", run, "--classes", 9, *few, "-o", file).code == 0
+    (report,) = strict_json(call("saddle", file, "--json").out)
+    assert report["trace_standard_error"] is None
+    assert "nan" not in call("saddle", file).out
+
+
+def test_spectrum_goes_on_with_what_is_missing(call: Call, run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.h5"
+    assert call("spectrum", run, "--classes", "0", *MEASURE, "-o", file).code == 0
+    second = call("spectrum", run, "--classes", "0,9", *MEASURE, "-o", file)
+    assert second.code == 0
+    assert "0: already there" in second.out
+    assert "1 part, 12 images" in second.out
+    assert SpectrumFile.open(file).complete_parts() == ["class/0", "class/9"]
+    assert "spectrum" in SpectrumFile.open(file).meta["command"]
+
+
+# ---------------------------------------------------------------------- plot
+
+
+@pytest.mark.parametrize("kind", ["density", "classes"])
+def test_plot_draws_both_kinds_as_pdf_and_png(call: Call, spectra: Path, tmp_path: Path, kind: str) -> None:
+    pdf, png = tmp_path / "f.pdf", tmp_path / "f.png"
+    outcome = call("plot", spectra, "--kind", kind, "--parts", "class/*", "-o", pdf, "-o", png)
+    assert outcome.code == 0, outcome.err
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    for figure in (pdf, png):
+        assert str(figure) in outcome.out
+        with h5py.File(f"{figure}.h5") as arrays:
+            assert len(arrays) + len(arrays.attrs) > 0
+
+
+def test_plot_puts_two_files_side_by_side(call: Call, spectra: Path, tmp_path: Path) -> None:
+    other = tmp_path / "y.h5"
+    other.write_bytes(spectra.read_bytes())
+    words = ("plot", spectra, other, "--kind", "classes", "--parts", "class/*")
+    assert call(*words, "--names", "SGD,SAM", "-o", tmp_path / "f.pdf").code == 0
+    refused = call(*words, "--names", "SGD", "-o", tmp_path / "g.pdf")
+    assert (refused.code, "--names" in refused.err) == (1, True)
+    refused = call("plot", spectra, other, "-o", tmp_path / "g.pdf")
+    assert (refused.code, "--kind classes" in refused.err) == (1, True)
+    assert not (tmp_path / "g.pdf").exists()
+
+
+def test_neither_plot_nor_saddle_nor_help_waits_for_torch(spectra: Path, tmp_path: Path) -> None:
+    script = """
+import sys
+from landscape_cli.main import main
+for words in {calls!r}:
+    sys.argv = ["landscape", *words]
+    try:
+        main()
+    except SystemExit as stopped:
+        assert stopped.code == 0, (words, stopped.code)
+    loaded = [name for name in sys.modules if name.split(".")[0] in ("torch", "torchvision")]
+    assert not loaded, (words, loaded[:3])
+"""
+    calls = [["--help"], ["saddle", str(spectra)], ["saddle", str(spectra), "--json"], ["info", str(spectra)],
+             ["plot", str(spectra), "-o", str(tmp_path / "f.png")], ["plot", "--help"]]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", script.format(calls=calls)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# ---------------------------------------------------------------------- help, exit codes, interruption
+
+
+def test_the_list_of_commands_is_complete(call: Call) -> None:
+    outcome = call("--help")
+    assert outcome.code == 0
+    listed = [name for name in COMMANDS if re.search(rf"^│ {name} ", outcome.out, flags=re.MULTILINE)]
+    assert listed == cli.list_commands(click.Context(cli)) == COMMANDS
+    assert call("--version").code == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_mentions_every_option(call: Call, name: str) -> None:
+    outcome = call(name, "--help")
+    assert outcome.code == 0
+    for parameter in importlib.import_module(f"landscape_cli.{name}").command.params:
+        if isinstance(parameter, click.Option):
+            assert all(flag in outcome.out for flag in parameter.opts), parameter.opts
+    assert call(name, "-h").out == outcome.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["frobnicate", "train --frobnicate", "train", "spectrum", "plot x.h5", "train --lr fast -o x",
+     "train --loss hinge -o x", "train a b -o x", "spectrum x --tol 0 -o x.h5", "spectrum x --probes 0 -o x.h5",
+     "plot x.h5 --kind pie -o x.pdf"],
+)  # fmt: skip
+def test_a_wrong_call_exits_with_2(call: Call, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = call(*words.split())
+    assert outcome.code == 2
+    assert "Usage" in outcome.out + outcome.err
+    assert files_below(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("train", "--resume goes on"), ("spectrum", "the same command"), ("info", "stopped")]
+)
+def test_interrupting_exits_with_1_and_says_how_to_go_on(
+    call: Call, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, hint: str
+) -> None:
+    module = importlib.import_module(f"landscape_cli.{name}")
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        module, {"train": "train", "spectrum": "run_study", "info": "_describe_checkpoint"}[name], interrupted
+    )
+    words = {"train": (*TRAIN, "-o", tmp_path / "r"), "spectrum": (run, "-o", tmp_path / "x.h5"), "info": (run,)}[name]
+    outcome = call(name, *words)
+    assert outcome.code == 1
+    assert "stopped" in outcome.err
+    assert hint in outcome.err
+
+
+def test_a_training_that_is_stopped_goes_on_as_the_hint_says(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from landscape_cli.progress import TrainingBar
+
+    usual = TrainingBar.epoch
+
+    def stop_at_two(bar: TrainingBar, record: Any) -> None:
+        usual(bar, record)
+        if record.epoch == 2:
+            raise KeyboardInterrupt
+
+    words = ("train", *TRAIN, "--epochs", 4, "-o", tmp_path / "r")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingBar, "epoch", stop_at_two)
+        assert call(*words).code == 1
+    assert len(read_history(tmp_path / "r")) == 2
+    assert call(*words, "--resume").code == 0
+    assert len(read_history(tmp_path / "r")) == 4
+
+
+def test_a_full_memory_is_said_in_a_line(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch
+
+    module = importlib.import_module("landscape_cli.train")
+    for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate …")):
+
+        def full(*args: Any, error: Exception = error, **kwargs: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(module, "train", full)
+        outcome = call("train", *TRAIN, "-o", tmp_path / "r")
+        assert (outcome.code, "out of memory" in outcome.err, "--batch-size" in outcome.err) == (1, True, True)
+
+
+def test_debug_shows_where_an_error_came_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from landscape_cli.main import main
+
+    from landscape.errors import LandscapeError
+
+    monkeypatch.setattr(sys, "argv", ["landscape", "--debug", "saddle", str(tmp_path / "none.h5")])
+    with pytest.raises(LandscapeError, match="no file"):
+        main()
+
+
+def test_a_defect_of_ours_is_not_dressed_up_as_a_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from landscape_cli.main import main
+
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(importlib.import_module("landscape_cli.train"), "train", broken)
+    monkeypatch.setattr(sys, "argv", ["landscape", "train", *map(str, TRAIN), "-o", str(tmp_path / "r")])
+    with pytest.raises(ZeroDivisionError):
+        main()

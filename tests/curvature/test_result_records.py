@@ -1,0 +1,86 @@
+"""Records through HDF5 and back."""
+
+import dataclasses
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from support.spectra import part_spectrum
+
+from landscape.curvature.results import (
+    Eigenpairs,
+    Interval,
+    PartSpectrum,
+    Record,
+    SaddleReport,
+    SpectralDensity,
+    TraceEstimate,
+)
+
+SPECTRUM = part_spectrum()
+VECTORS = np.random.default_rng(0).standard_normal((40, 13)).astype(np.float32)
+RECORDS: dict[str, Record] = {
+    "interval": Interval(1.5, -np.inf, np.inf),
+    "pairs": SPECTRUM.pairs,
+    "pairs with vectors": dataclasses.replace(SPECTRUM.pairs, vectors=VECTORS),
+    "trace": TraceEstimate(np.array([1.0, 2.5]), -3.0),
+    "density": SPECTRUM.density,
+    "density without deflation": dataclasses.replace(SPECTRUM.density, deflated=np.zeros(0)),
+    "saddle": SPECTRUM.saddle,
+    "undefined saddle": dataclasses.replace(SPECTRUM.saddle, sam_threshold=np.inf, gradient_alignment=float("nan")),
+    "part": SPECTRUM,
+    "part without accuracy": dataclasses.replace(SPECTRUM, accuracy=None, label="Käfer · conv1"),
+}
+
+
+def round_trip(record: Record) -> Record:
+    with h5py.File("memory.h5", "w", driver="core", backing_store=False) as file:
+        record.to_hdf5(file.create_group("a/b"))
+        return type(record).from_hdf5(file["a/b"])
+
+
+def assert_equal(one: Any, two: Any) -> None:
+    assert type(one) is type(two)
+    if isinstance(one, Record):
+        for field in dataclasses.fields(one):  # type: ignore[arg-type]
+            assert_equal(getattr(one, field.name), getattr(two, field.name))
+    elif isinstance(one, np.ndarray):
+        assert one.dtype == two.dtype
+        assert np.array_equal(one, two, equal_nan=one.dtype.kind == "f")
+    else:
+        assert one == two or (one != one and two != two)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_every_record_survives_hdf5(name: str) -> None:
+    assert_equal(round_trip(RECORDS[name]), RECORDS[name])
+
+
+def test_every_kind_of_record_is_among_them() -> None:
+    kinds = {Interval, Eigenpairs, TraceEstimate, SpectralDensity, SaddleReport, PartSpectrum}
+    assert {type(record) for record in RECORDS.values()} == kinds == set(Record.__subclasses__())
+
+
+def test_what_is_none_leaves_no_trace() -> None:
+    with h5py.File("memory.h5", "w", driver="core", backing_store=False) as file:
+        SPECTRUM.pairs.to_hdf5(file.create_group("pairs"))
+        assert "vectors" not in file["pairs"]
+        assert "vectors" not in file["pairs"].attrs
+    assert dataclasses.replace(SPECTRUM.pairs, vectors=VECTORS).without_vectors().vectors is None
+
+
+def test_a_missing_field_is_named() -> None:
+    with h5py.File("memory.h5", "w", driver="core", backing_store=False) as file:
+        SPECTRUM.pairs.to_hdf5(file.create_group("pairs"))
+        del file["pairs"]["residuals"]
+        with pytest.raises(KeyError, match=r"/pairs: no field 'residuals' for Eigenpairs"):
+            Eigenpairs.from_hdf5(file["pairs"])
+
+
+def test_reading_results_does_not_load_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, landscape.curvature.results; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

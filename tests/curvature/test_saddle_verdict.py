@@ -1,0 +1,162 @@
+"""Verdicts on functions whose answer is known, through the whole chain from a model to a word."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.matrices import with_spectrum
+from support.problems import function_problem
+from torch import Tensor
+
+from landscape.curvature import (
+    Eigenpairs,
+    MeasureSettings,
+    SaddleReport,
+    SymmetricOperator,
+    measure,
+    saddle_report,
+    spectral_density,
+)
+
+SETTINGS = MeasureSettings(num_pairs=2, num_probes=3, num_steps=10)
+
+
+def judge(function: Callable[[Tensor], Tensor], point: Any, **settings: Any) -> SaddleReport:
+    return measure(function_problem(function, point, **settings), SETTINGS).saddle
+
+
+def quadratic(*curvatures: float) -> Callable[[Tensor], Tensor]:
+    return lambda w: (torch.tensor(curvatures, dtype=w.dtype) * w**2).sum() / 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("function", "point", "verdict", "index"),
+    [
+        (quadratic(2.0, 1.0, 5.0), [0, 0, 0], "minimum", 0),
+        (quadratic(2.0, -1.0, 5.0), [0, 0, 0], "saddle", 1),
+        (quadratic(2.0, -1.0, -3.0, 5.0), [0, 0, 0, 0], "saddle", 2),
+        (quadratic(-2.0, -1.0), [0, 0], "saddle", 2),
+        (quadratic(2.0, -1.0, 5.0), [1, 1, 1], "not stationary", 1),
+        (quadratic(2.0, 1.0, 5.0), [1, 1, 1], "not stationary", 0),
+        # The gradient is small against 1e4, but in its own direction the bottom is as far away as the origin.
+        (quadratic(1e4, 1e4, 1.0), [0, 0, 1], "not stationary", 0),
+        (lambda w: w @ torch.tensor([1.0, 2.0, -1.0], dtype=w.dtype), [1, 1, 1], "not stationary", 0),
+        (lambda w: w[0] ** 2 + w[1], [0, 1, 1], "not stationary", 0),
+        (lambda w: (w[0] * w[1] - 1) ** 2, [1, 1], "minimum", 0),  # a curved valley of minima
+        (quadratic(1.0, 0.0, 0.0), [0, 3, 4], "minimum", 0),  # a straight one
+        (lambda w: (w**4).sum(), [0, 0, 0], "flat", 0),
+        (lambda w: w[0] ** 3 - 3 * w[0] * w[1] ** 2, [0, 0], "flat", 0),  # a monkey saddle: second order cannot tell
+        (lambda w: w[0] * w[1], [0, 0], "saddle", 1),
+    ],
+)
+def test_functions_whose_answer_is_known(
+    function: Callable[[Tensor], Tensor], point: list[float], verdict: str, index: int, dtype: torch.dtype
+) -> None:
+    report = judge(function, point, dtype=dtype)
+    assert (report.verdict, report.index_lower_bound) == (verdict, index), report.reason
+    if verdict == "not stationary" and index:
+        assert "certified negative" in report.reason
+
+
+def scaled(function: Callable[[Tensor], Tensor], scale: float) -> Callable[[Tensor], Tensor]:
+    return lambda w: scale * function(w)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+def test_verdicts_do_not_depend_on_the_unit_of_the_loss(scale: float) -> None:
+    for function, point in (
+        (quadratic(2.0, -1.0), [0, 0]),
+        (quadratic(2.0, 1.0), [1, 0]),
+        (quadratic(2.0, 1.0), [0, 0]),
+        (lambda w: w.sum(), [1, 1]),
+    ):
+        assert judge(scaled(function, scale), point).verdict == judge(function, point).verdict
+
+
+def test_every_number_of_the_report() -> None:
+    """f = x² − y²/2 at (1, 2): ∇f = (2, −2), H = diag(2, −1)."""
+    report = judge(quadratic(2.0, -1.0), [1, 2])
+    assert report.loss == pytest.approx(1 - 2)
+    assert report.gradient_norm == pytest.approx(math.sqrt(8))
+    assert (report.lambda_min, report.lambda_max) == pytest.approx((-1, 2))
+    assert max(report.lambda_min_residual, report.lambda_max_residual) < 1e-12
+    assert report.gradient_alignment == pytest.approx(2 / math.sqrt(8))
+    assert report.sam_threshold == pytest.approx(2 * math.sqrt(8) / 1)
+    assert report.curvature_ratio == pytest.approx(0.5)
+    assert report.negative_mass.value == pytest.approx(1)
+    assert report.negative_fraction.value == pytest.approx(1 / 3)
+    assert report.trace == pytest.approx(1)
+    assert report.noise_floor == pytest.approx(10 * math.sqrt(2) * 2.2e-16 * 2, rel=0.01)
+    bowl = judge(quadratic(2.0, 1.0), [0, 0])
+    assert (bowl.sam_threshold, bowl.negative_mass.value) == (math.inf, 0.0)
+    assert math.isnan(judge(lambda w: (w**4).sum(), [0, 0]).curvature_ratio)
+
+
+def test_not_converged_is_undecided_but_a_negative_quotient_is_proof_anyway() -> None:
+    rough = MeasureSettings(num_pairs=2, max_matvecs=4, num_probes=2, num_steps=5)
+    for values, verdict in (
+        (np.linspace(1e-4, 1, 80), "undecided"),
+        (np.linspace(-1, 1e-4, 80), "saddle"),
+    ):
+        matrix = with_spectrum(values)
+        problem = function_problem(lambda w, m=matrix: w @ m.to(w.dtype) @ w / 2, torch.zeros(80))
+        spectrum = measure(problem, rough)
+        assert not spectrum.pairs.converged[0]
+        assert spectrum.saddle.verdict == verdict
+        assert spectrum.saddle.index_lower_bound <= np.sum(values < 0)
+    patient = measure(problem, MeasureSettings(num_pairs=2, max_matvecs=500, num_probes=2, num_steps=5))
+    assert patient.pairs.converged.all()
+
+
+def report_of(values: np.ndarray, *, noise: float, **changes: Any) -> SaddleReport:
+    op = SymmetricOperator.from_matrix(torch.diag(torch.as_tensor(values)))
+    count = len(values)
+    pairs = Eigenpairs(values, np.zeros(count), np.ones(count, bool), 1e-3, 0, np.eye(count))
+    settings: dict[str, Any] = {
+        "loss": 1.0,
+        "gradient": torch.zeros(count),
+        "gradient_curvature": 0.0,
+        "parameter_norm": 1.0,
+        "pairs": pairs,
+        "density": spectral_density(op, num_probes=2, num_steps=5),
+        "noise": noise,
+    }
+    return saddle_report(**{**settings, **changes})
+
+
+def test_no_sign_is_claimed_below_the_noise_floor() -> None:
+    values = np.array([-2e-4, -1e-5, 1.0])
+    for noise, floor, index, verdict in (
+        (1e-7, 1e-6, 2, "saddle"),
+        (1e-5, 1e-4, 1, "saddle"),
+        (1e-4, 1e-3, 0, "minimum"),
+        (0.5, 5.0, 0, "flat"),
+    ):
+        report = report_of(values, noise=noise)
+        assert report.noise_floor == pytest.approx(floor)
+        assert (report.index_lower_bound, report.verdict) == (index, verdict)
+    assert math.isnan(report_of(values, noise=0.5).curvature_ratio)
+
+
+def test_a_minimum_says_what_its_residual_leaves_open() -> None:
+    values = np.array([1e-5, 1.0])
+    wide = Eigenpairs(values, np.array([8e-4, 0.0]), np.ones(2, bool), 1e-3, 0, np.eye(2))
+    report = report_of(values, noise=1e-8, pairs=wide)
+    assert report.verdict == "minimum"
+    assert "below −7.9e-04" in report.reason
+
+
+def test_nearness_is_a_share_of_the_parameters() -> None:
+    """With λ_min = −1 and ‖∇L‖ = 0.005 curvature takes over at 0.01."""
+    values, gradient = np.array([-1.0, 2.0]), torch.tensor([0.003, 0.004])
+    for norm, radius, verdict in ((1.1, 0.01, "saddle"), (0.9, 0.01, "not stationary"), (0.9, 0.02, "saddle")):
+        report = report_of(values, noise=1e-7, gradient=gradient, parameter_norm=norm, radius=radius)
+        assert report.verdict == verdict
+        assert report.sam_threshold == pytest.approx(0.01)
+    assert report.gradient_alignment == pytest.approx(0.6)
+    bare = Eigenpairs(values, np.zeros(2), np.ones(2, bool), 1e-3, 0)
+    assert math.isnan(report_of(values, noise=1e-7, pairs=bare).gradient_alignment)

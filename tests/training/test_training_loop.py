@@ -1,0 +1,478 @@
+"""The loop: what it computes, what it keeps, and that an interruption leaves no trace in the result."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from support.runs import StopAfter, assert_same_tensors, files_below, tiny_recipe, write_image_folder
+
+from landscape.errors import LandscapeError
+from landscape.losses import LOSSES, effective_number_weights
+from landscape.optim import OPTIMIZERS
+from landscape.training import Recipe, evaluate, load_checkpoint, read_history, train
+from landscape.training import loop as training_loop
+from landscape.training.checkpoint import model_for
+from landscape.training.loop import EpochRecord, TrainingResult
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sgd": {"name": "sgd"},
+    "sam": {"name": "sam", "rho": 0.2},
+    "imbsam": {"name": "imbsam", "rho": 0.2},
+    "sse-sam": {"name": "sse-sam", "head_rho": 0.2, "tail_rho": 0.4, "gamma": 1.0},
+}
+
+RESUMED = {
+    "sgd": tiny_recipe(model={"name": "convnet"}, loss={"reweight": "drw"}),
+    "sam": tiny_recipe(optimizer={**SETTINGS["sam"], "lr": 0.05}, data={"augment": "crop-flip"}),
+    # Stage I for two epochs, stage II for two.
+    "sse-sam": tiny_recipe(
+        model={"name": "convnet"}, optimizer={**SETTINGS["sse-sam"], "gamma": 0.5, "bn_update": "all"}
+    ),
+}
+
+
+def without_clock(records: list[EpochRecord]) -> list[EpochRecord]:
+    return [replace(record, seconds=0.0) for record in records]
+
+
+# ---------------------------------------------------------------------- resuming
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_an_interrupted_run_ends_bit_for_bit_as_an_uninterrupted_one(name: str, tmp_path: Path) -> None:
+    recipe = RESUMED[name]
+    whole = train(recipe, tmp_path / "whole")
+    broken = tmp_path / "broken"
+    # After an epoch, in the middle of the next, and after the last but one: 8 steps an epoch.
+    for stop, first in ((StopAfter(epoch=1), False), (StopAfter(step=3), True), (StopAfter(epoch=3), True)):
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, broken, resume=first, progress=stop)
+    assert len(read_history(broken)) == 3
+    # What the caller's own random numbers are doing in between must not matter.
+    torch.manual_seed(99)
+    resumed = train(recipe, broken, resume=True)
+    assert without_clock(resumed.history) == without_clock(whole.history)
+    for file in ("last.safetensors", "best.safetensors"):
+        assert_same_tensors(load_file(broken / file), load_file(tmp_path / "whole" / file))
+    states = [torch.load(folder / "resume.pt", weights_only=True) for folder in (broken, tmp_path / "whole")]
+    momenta = [state["optimizer"]["base"]["state"] for state in states]
+    assert len(momenta[0]) > 0
+    for key in momenta[0]:
+        assert torch.equal(momenta[0][key]["momentum_buffer"], momenta[1][key]["momentum_buffer"])
+    assert torch.equal(states[0]["generator"], states[1]["generator"])
+
+
+def test_the_stage_switch_is_felt(tmp_path: Path) -> None:
+    # Otherwise the test above would not notice a resumed run that stays in stage I.
+    late = tiny_recipe(model={"name": "convnet"}, optimizer={**SETTINGS["sse-sam"], "bn_update": "all"})
+    train(RESUMED["sse-sam"], tmp_path / "half")
+    train(late, tmp_path / "late")
+    half, full = (load_file(tmp_path / name / "last.safetensors") for name in ("half", "late"))
+    assert any(not torch.equal(half[key], full[key]) for key in half)
+
+
+def test_a_run_killed_without_warning_resumes_bit_for_bit(tmp_path: Path) -> None:
+    recipe = tiny_recipe(
+        model={"name": "convnet"}, optimizer={"name": "sam", "rho": 0.1, "lr": 0.05}, schedule={"epochs": 40}
+    )
+    (tmp_path / "recipe.toml").write_text(recipe.to_toml())
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    command = "import sys; from landscape_cli.main import main; sys.argv[0] = 'landscape'; main()"
+    threads = str(torch.get_num_threads())  # sums are split by threads, and so is their rounding
+    process = subprocess.Popen(
+        [sys.executable, "-c", command, "train", str(tmp_path / "recipe.toml"), "-o", str(killed)],
+        env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if (killed / "history.jsonl").exists() and len(read_history(killed)) >= 3:
+                break
+            assert process.poll() is None, process.stderr and process.stderr.read().decode()
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    done = len(read_history(killed))
+    assert 3 <= done < 40, "the run was to be killed in the middle"
+    recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"device": "cpu"})})
+    train(recipe, killed, resume=True)
+    train(recipe, whole)
+    assert_same_tensors(load_file(killed / "last.safetensors"), load_file(whole / "last.safetensors"))
+    assert [line | {"seconds": 0} for line in read_history(killed)] == [
+        line | {"seconds": 0} for line in read_history(whole)
+    ]
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
+    first = train(tiny_recipe(), tmp_path / "run")
+    weights = (tmp_path / "run" / "last.safetensors").read_bytes()
+    again = train(tiny_recipe(), tmp_path / "run", resume=True)
+    assert again.history == first.history
+    assert (tmp_path / "run" / "last.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "old", "new"),
+    [("optimizer", "lr", 0.05, 0.1), ("schedule", "epochs", 4, 8), ("data", "imbalance", "'exp:10'", "none"),
+     ("loss", "reweight", "'none'", "rw"), ("optimizer", "rho", None, 0.3), ("data", "normalize", "'0.5/0.5'", "none")],
+)  # fmt: skip
+def test_another_recipe_is_refused_and_named(tmp_path: Path, section: str, key: str, old: Any, new: Any) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_recipe(), tmp_path / "run", progress=StopAfter(epoch=1))
+    before = files_below(tmp_path)
+    with pytest.raises(LandscapeError) as caught:
+        train(tiny_recipe(**{section: {key: new}}), tmp_path / "run", resume=True)
+    assert f"{section}.{key} = {old}, not {new!r}" in str(caught.value)
+    assert files_below(tmp_path) == before
+
+
+def test_what_does_not_change_the_method_may_change_on_resuming(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_recipe(), tmp_path / "run", progress=StopAfter(epoch=1))
+    result = train(tiny_recipe(run={"device": "cpu", "save_every": 1}), tmp_path / "run", resume=True)
+    assert len(result.history) == 4
+    assert (tmp_path / "run" / "epoch-0002.safetensors").exists()
+
+
+def test_nothing_to_resume_and_damaged_state(tmp_path: Path) -> None:
+    with pytest.raises(LandscapeError, match=r"nothing to resume.*without --resume"):
+        train(tiny_recipe(), tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()
+    train(tiny_recipe(schedule={"epochs": 1}), tmp_path / "run")
+    state = tmp_path / "run" / "resume.pt"
+    for content in (state.read_bytes()[:300], b"", b"words"):
+        state.write_bytes(content)
+        with pytest.raises(LandscapeError, match=r"resume\.pt is damaged") as caught:
+            train(tiny_recipe(schedule={"epochs": 1}), tmp_path / "run", resume=True)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_state_from_another_kind_of_device_still_resumes(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_recipe(), tmp_path / "run", progress=StopAfter(epoch=2))
+    path = tmp_path / "run" / "resume.pt"
+    state = torch.load(path, weights_only=True)
+    # As a GPU run leaves it: a generator state of 16 bytes.
+    torch.save({**state, "device": "cuda", "generator": torch.zeros(16, dtype=torch.uint8)}, path)
+    result = train(tiny_recipe(run={"device": "cpu"}), tmp_path / "run", resume=True)
+    assert [record.epoch for record in result.history] == [1, 2, 3, 4]
+
+
+# ---------------------------------------------------------------------- what is computed
+
+
+def test_one_seed_one_result(tmp_path: Path) -> None:
+    runs = [load_file(_run(tmp_path / str(i), seed) / "last.safetensors") for i, seed in enumerate((3, 3, 4))]
+    assert_same_tensors(runs[0], runs[1])
+    assert not torch.equal(runs[0]["fc1.weight"], runs[2]["fc1.weight"])
+
+
+def _run(folder: Path, seed: int) -> Path:
+    return train(tiny_recipe(run={"seed": seed}, schedule={"epochs": 1}), folder).folder
+
+
+@pytest.mark.parametrize("reweight", ["none", "rw"])
+def test_the_training_loss_is_that_of_the_formula(tmp_path: Path, reweight: str) -> None:
+    # One step over all images with a learning rate that moves nothing: the loss of the initial weights.
+    recipe = tiny_recipe(
+        loss={"reweight": reweight, "beta": 0.99},
+        optimizer={"lr": 1e-30},
+        schedule={"epochs": 1, "batch_size": 10_000, "name": "constant"},
+    )
+    result = train(recipe, tmp_path / "run")
+    model, data = load_checkpoint(tmp_path / "run").build_model(), recipe.data.open()
+    logits = model(recipe.data.normalization(data.train.images))
+    weights = effective_number_weights(data.counts, 0.99).float() if reweight == "rw" else None
+    expected = F.cross_entropy(logits, data.train.labels, weight=weights).item()
+    assert result.last.train_loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_deferred_weights_and_rates_reach_the_history(tmp_path: Path) -> None:
+    recipe = tiny_recipe(loss={"reweight": "drw"}, schedule={"epochs": 10})
+    history = train(recipe, tmp_path / "run").history
+    assert [record.reweighted for record in history] == [False] * 8 + [True] * 2
+    assert [record.lr for record in history] == pytest.approx([0.05] * 8 + [5e-4, 5e-6])
+    assert [record.epoch for record in history] == list(range(1, 11))
+
+
+def test_history_agrees_with_an_evaluation_of_the_checkpoint(tmp_path: Path) -> None:
+    recipe = tiny_recipe(model={"name": "convnet"}, schedule={"epochs": 6})
+    result = train(recipe, tmp_path / "run")
+    checkpoint = load_checkpoint(tmp_path / "run")
+    data = checkpoint.recipe.data.open()
+    evaluation = evaluate(checkpoint.build_model(), data.test, checkpoint.recipe.data.normalization)
+    last = result.last
+    assert last.per_class == evaluation.per_class
+    sizes = torch.bincount(data.test.labels).tolist()
+    right = [share * size for share, size in zip(last.per_class, sizes, strict=True)]
+    assert 0.1 < last.accuracy < 1
+    assert last.accuracy == pytest.approx(sum(right) / sum(sizes))
+    # exp:10 falls with the label, so by index head, mid and tail are 0-2, 3-6 and 7-9.
+    for name, classes in {"head": range(3), "mid": range(3, 7), "tail": range(7, 10)}.items():
+        assert last.groups[name] == pytest.approx(sum(right[c] for c in classes) / sum(sizes[c] for c in classes))
+    line = read_history(tmp_path / "run")[-1]
+    assert line["groups"] == last.groups
+    assert tuple(line["per_class"]) == last.per_class
+
+
+@pytest.fixture(scope="module")
+def all_combinations(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], TrainingResult]:
+    folder = tmp_path_factory.mktemp("combinations")
+    return {
+        (optimizer, loss): train(
+            tiny_recipe(
+                loss={"name": loss, "reweight": "rw"},
+                optimizer=SETTINGS[optimizer],
+                schedule={"epochs": 1, "batch_size": 128},
+            ),
+            folder / optimizer / loss,
+        )
+        for optimizer, loss in itertools.product(OPTIMIZERS, LOSSES)
+    }
+
+
+def test_every_optimizer_is_tried() -> None:
+    assert set(SETTINGS) == set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_combination_trains_and_evaluates(
+    all_combinations: dict[tuple[str, str], TrainingResult], optimizer: str, loss: str
+) -> None:
+    result = all_combinations[optimizer, loss]
+    checkpoint = load_checkpoint(result.folder)
+    data = checkpoint.recipe.data.open()
+    evaluation = evaluate(checkpoint.build_model(), data.test, checkpoint.recipe.data.normalization)
+    assert evaluation.per_class == result.last.per_class
+    torch.manual_seed(0)
+    start = model_for(checkpoint.recipe, 10, 1, 8).state_dict()
+    assert all(not torch.equal(checkpoint.state[name], start[name]) for name in start)
+    assert result.last.train_loss > 0
+
+
+def test_no_two_combinations_are_the_same(all_combinations: dict[tuple[str, str], TrainingResult]) -> None:
+    weights = {key: load_file(result.folder / "last.safetensors") for key, result in all_combinations.items()}
+    for first, second in itertools.combinations(weights, 2):
+        assert not torch.equal(weights[first]["fc1.weight"], weights[second]["fc1.weight"]), (first, second)
+
+
+def test_a_folder_of_images_from_end_to_end(tmp_path: Path) -> None:
+    root = write_image_folder(tmp_path / "images", {"ant": 20, "bee": 20, "cat": 20})
+    recipe = Recipe.parse(
+        {
+            "data": {"source": f"folder:{root}", "imbalance": "exp:5"},
+            "model": {"name": "convnet"},
+            "optimizer": {"lr": 0.05},
+            "schedule": {"epochs": 15, "batch_size": 8},
+        }
+    )
+    result = train(recipe, tmp_path / "run")
+    info = load_checkpoint(tmp_path / "run").info
+    assert (info.class_names, info.class_counts, info.in_channels, info.image_size) == (
+        ["ant", "bee", "cat"],
+        [20, 8, 4],
+        3,
+        8,
+    )
+    assert info.recipe["data"]["augment"] == "crop-flip"
+    assert result.last.accuracy == 1.0
+
+
+def test_two_classes_have_no_middle_and_the_history_is_still_json(tmp_path: Path) -> None:
+    root = write_image_folder(tmp_path / "images", {"ant": 6, "bee": 3})
+    recipe = Recipe.parse({"data": {"source": f"folder:{root}"}, "model": {"name": "mlp"}, "schedule": {"epochs": 1}})
+    result = train(recipe, tmp_path / "run")
+    assert math.isnan(result.last.groups["mid"])
+    text = (tmp_path / "run" / "history.jsonl").read_text()
+    line = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert line["groups"]["mid"] is None
+    assert set(load_checkpoint(tmp_path / "run").info.metrics) == {"accuracy", "head", "tail"}
+    assert train(recipe, tmp_path / "run", resume=True).history[0].epoch == 1
+
+
+# ---------------------------------------------------------------------- what is kept
+
+
+def test_last_best_and_every_so_many_are_kept(tmp_path: Path) -> None:
+    recipe = tiny_recipe(schedule={"epochs": 7}, run={"save_every": 3})
+    result = train(recipe, tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "best.safetensors",
+        "epoch-0003.safetensors",
+        "epoch-0006.safetensors",
+        "history.jsonl",
+        "last.safetensors",
+        "recipe.toml",
+        "resume.pt",
+    ]
+    accuracies = [record.accuracy for record in result.history]
+    best = load_checkpoint(tmp_path / "run" / "best.safetensors").info
+    assert best.epoch == result.best.epoch == accuracies.index(max(accuracies)) + 1
+    assert best.metrics["accuracy"] == max(accuracies)
+    last = load_checkpoint(tmp_path / "run").info
+    assert (last.epoch, last.metrics["accuracy"]) == (7, accuracies[-1])
+    assert load_checkpoint(tmp_path / "run" / "epoch-0003.safetensors").info.epoch == 3
+    # The same seed and schedule: epoch 6 of 7 is what a run interrupted after it holds.
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "short", progress=StopAfter(epoch=6))
+    assert_same_tensors(
+        load_file(tmp_path / "run" / "epoch-0006.safetensors"), load_file(tmp_path / "short" / "last.safetensors")
+    )
+
+
+def test_of_equally_good_epochs_the_first_is_the_best_everywhere(tmp_path: Path) -> None:
+    result = train(tiny_recipe(optimizer={"lr": 1e-30}), tmp_path / "run")
+    assert len({record.accuracy for record in result.history}) == 1
+    assert result.best.epoch == load_checkpoint(tmp_path / "run" / "best.safetensors").info.epoch == 1
+
+
+def test_the_kept_recipe_repeats_the_run(tmp_path: Path) -> None:
+    train(tiny_recipe(schedule={"epochs": 1}), tmp_path / "first")
+    again = Recipe.parse(Recipe.load(tmp_path / "first" / "recipe.toml"))
+    train(again, tmp_path / "second")
+    assert_same_tensors(
+        load_file(tmp_path / "first" / "last.safetensors"), load_file(tmp_path / "second" / "last.safetensors")
+    )
+
+
+def test_a_second_run_in_the_folder_is_refused_or_replaces_all_of_the_first(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(tiny_recipe(run={"save_every": 1}), run)
+    before = files_below(run)
+    with pytest.raises(LandscapeError, match=r"already holds a run.*--resume.*--overwrite"):
+        train(tiny_recipe(), run)
+    assert files_below(run) == before
+    train(tiny_recipe(schedule={"epochs": 2}), run, overwrite=True)
+    assert not list(run.glob("epoch-*"))
+    assert len(read_history(run)) == 2
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"data": {"source": "cifar10", "imbalance": "none"}}, "--root"),
+        ({"model": {"name": "resnet33"}}, "unknown model"),
+        ({"optimizer": {"name": "sam"}}, "needs a value for rho"),
+        ({"optimizer": {"name": "sgd", "rho": 0.1}}, "optimizer 'sgd' has no setting 'rho'"),
+        ({"optimizer": {"name": "sgd", "eta": 5.0}}, "optimizer 'sgd' has no setting 'eta'"),
+        ({"optimizer": {"name": "adam"}}, "unknown optimizer 'adam'"),
+        ({"data": {"normalize": "cifar"}}, "3 channels"),
+        ({"data": {"imbalance": "exp:100000"}}, "with 0 images"),
+        ({"run": {"device": "toaster"}}, "unknown device"),
+    ],
+)
+def test_a_run_that_cannot_start_leaves_the_old_one_and_no_new_folder(
+    tmp_path: Path, sections: dict[str, Any], words: str
+) -> None:
+    train(tiny_recipe(schedule={"epochs": 1}), tmp_path / "old")
+    before = files_below(tmp_path)
+    for folder in ("old", "new"):
+        with pytest.raises(LandscapeError, match=words):
+            train(tiny_recipe(**sections), tmp_path / folder, overwrite=True)
+    assert files_below(tmp_path) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_images_that_do_not_fit_the_model_are_refused_in_one_line(tmp_path: Path) -> None:
+    root = write_image_folder(tmp_path / "images", {"ant": 4, "bee": 4}, size=(8, 12))
+    recipe = Recipe.parse({"data": {"source": f"folder:{root}"}, "model": {"name": "mlp"}})
+    with pytest.raises(LandscapeError, match="Mlp cannot take images of 3×8×12") as caught:
+        train(recipe, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(LandscapeError, match="is a file"):
+        train(tiny_recipe(), tmp_path / "run")
+
+
+# ---------------------------------------------------------------------- divergence
+
+
+def _diverging_rate(monkeypatch: pytest.MonkeyPatch, *, epoch: int, rate: float) -> None:
+    usual = training_loop.learning_rate
+    monkeypatch.setattr(
+        training_loop, "learning_rate", lambda schedule, base, e: rate if e == epoch else usual(schedule, base, e)
+    )
+
+
+def test_a_loss_that_is_no_longer_finite_stops_the_run_and_keeps_the_last_good_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny_recipe(schedule={"epochs": 2, "name": "constant"}), tmp_path / "good")
+    _diverging_rate(monkeypatch, epoch=2, rate=1e30)
+    with pytest.raises(LandscapeError, match=r"loss is no longer finite: epoch 3, step 2.*epoch 2 is kept") as caught:
+        train(tiny_recipe(schedule={"epochs": 4, "name": "constant"}), tmp_path / "run")
+    assert "lr" in str(caught.value)
+    assert load_checkpoint(tmp_path / "run").info.epoch == 2
+    assert_same_tensors(
+        load_file(tmp_path / "run" / "last.safetensors"), load_file(tmp_path / "good" / "last.safetensors")
+    )
+    assert len(read_history(tmp_path / "run")) == 2
+
+
+def test_weights_that_overflow_in_the_last_step_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One step an epoch: its loss is still finite, and only the weights after it are not.
+    _diverging_rate(monkeypatch, epoch=1, rate=3e38)
+    recipe = tiny_recipe(
+        optimizer={"weight_decay": 100.0}, schedule={"epochs": 3, "batch_size": 10_000, "name": "constant"}
+    )
+    with pytest.raises(LandscapeError, match="weights are no longer finite: epoch 2, step 1"):
+        train(recipe, tmp_path / "run")
+    kept = load_checkpoint(tmp_path / "run")
+    assert kept.info.epoch == 1
+    assert all(tensor.isfinite().all() for tensor in kept.state.values())
+
+
+def test_a_run_that_diverges_at_once_says_that_nothing_was_kept(tmp_path: Path) -> None:
+    with pytest.raises(LandscapeError, match="no epoch was finished"):
+        train(tiny_recipe(optimizer={"lr": 1e30}), tmp_path / "run")
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+    train(tiny_recipe(schedule={"epochs": 1}), tmp_path / "run")
+
+
+def test_no_history(tmp_path: Path) -> None:
+    with pytest.raises(LandscapeError, match="no history"):
+        read_history(tmp_path)
+
+
+# ---------------------------------------------------------------------- on a GPU
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_one_step_on_a_gpu_is_the_step_on_the_cpu(tmp_path: Path, optimizer: str) -> None:
+    # One batch of everything: the order in which images are drawn differs between devices.
+    sections = {
+        "model": {"name": "convnet"},
+        "optimizer": SETTINGS[optimizer],
+        "schedule": {"epochs": 1, "batch_size": 10_000},
+    }
+    for device in ("cpu", "cuda"):
+        train(tiny_recipe(**sections, run={"device": device}), tmp_path / device)
+    cpu, cuda = (load_file(tmp_path / device / "last.safetensors") for device in ("cpu", "cuda"))
+    for name in cpu:
+        torch.testing.assert_close(cuda[name], cpu[name], rtol=2e-3, atol=2e-4)
+    resumed = train(tiny_recipe(**sections, run={"device": "cpu"}), tmp_path / "cuda", resume=True)
+    assert len(resumed.history) == 1
