@@ -7,6 +7,7 @@ from pathlib import Path
 import rich_click as click
 from rich.console import Console
 
+from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
 from landscape.plotting import Drawing, class_bars, density_grid, save_drawing
 from landscape.plotting.style import Column
@@ -54,14 +55,16 @@ def draw(
     """
     import fnmatch
 
-    methods = {}
+    methods: dict[str, list[PartSpectrum]] = {}
+    groups: dict[str, list[str]] = {}
     labels = names or [file.stem for file in files]
     if len(labels) != len(files) or len(set(labels)) != len(labels):
         raise LandscapeError(
             f"{len(files)} files need {len(files)} different names, got {', '.join(labels)}; use --names"
         )
     for label, file in zip(labels, files, strict=True):
-        spectra = SpectrumFile.open(file).read_all()
+        opened = SpectrumFile.open(file)
+        spectra = opened.read_all()
         chosen = [s for s in spectra if parts is None or fnmatch.fnmatchcase(s.part, parts)]
         if not chosen:
             held = ", ".join(s.part for s in spectra[:8]) or "none yet"
@@ -69,8 +72,14 @@ def draw(
                 f"{file} has no complete part{f' that matches {parts!r}' if parts else ''}; it holds: {held}"
             )
         methods[label] = chosen
+        for number, group in enumerate(opened.meta.get("class_groups", [])):
+            members = groups.setdefault(group, [])
+            part = f"class/{number}"
+            if part not in members and any(s.part == part for s in chosen):
+                members.append(part)
     if kind == "classes":
-        return class_bars(methods if len(methods) > 1 else next(iter(methods.values())), column=column)
+        banded = {group: members for group, members in groups.items() if members}
+        return class_bars(methods if len(methods) > 1 else next(iter(methods.values())), groups=banded, column=column)
     if len(files) > 1:
         raise LandscapeError("--kind density draws one file; give one, or --kind classes to compare several")
     return density_grid(next(iter(methods.values())), column=column)

@@ -12,6 +12,7 @@ import rich_click as click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from landscape.curvature.results import Interval, PartSpectrum
@@ -46,20 +47,23 @@ def command(file: Path, as_json: bool, reasons: bool) -> None:
 
 def print_saddle_table(spectra: Sequence[PartSpectrum], console: Console) -> None:
     """One row a part, numbers in units of the loss; a narrow terminal gets the columns that matter most."""
-    columns = _COLUMNS if console.width >= _FULL_WIDTH else [column for column in _COLUMNS if column.essential]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in columns:
-        table.add_column(column.title, justify=column.justify, no_wrap=True)
-    for spectrum in spectra:
-        table.add_row(*(column.cell(spectrum) for column in columns))
-    console.print(table)
+    for last in sorted({column.rank for column in _COLUMNS}, reverse=True):
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        columns = [column for column in _COLUMNS if column.rank <= last]
+        for column in columns:
+            table.add_column(column.title, justify=column.justify, no_wrap=True)
+        for spectrum in spectra:
+            table.add_row(*(column.cell(spectrum) for column in columns))
+        if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
+            break
+    console.print(table, crop=False, soft_wrap=False)
 
 
 @dataclass(frozen=True)
 class _Column:
     title: str
     cell: Callable[[PartSpectrum], str]
-    essential: bool = True
+    rank: int = 0  # the higher, the sooner it makes room
     justify: Literal["left", "right"] = "right"
 
 
@@ -83,22 +87,21 @@ def _share(interval: Interval) -> str:
 _COLUMNS = [
     _Column("part", lambda s: escape(s.label), justify="left"),
     _Column("n", lambda s: str(s.num_samples)),
-    _Column("acc", lambda s: "–" if s.accuracy is None else f"{s.accuracy:.0%}", essential=False),
-    _Column("loss", lambda s: f"{s.saddle.loss:.2g}"),
-    _Column("‖∇L‖", lambda s: f"{s.saddle.gradient_norm:.2g}"),
+    _Column("acc", lambda s: "–" if s.accuracy is None else f"{s.accuracy:.0%}", rank=4),
+    _Column("loss", lambda s: f"{s.saddle.loss:.2g}", rank=2),
+    _Column("‖∇L‖", lambda s: f"{s.saddle.gradient_norm:.2g}", rank=1),
     _Column("λ_max", lambda s: _number(s.saddle.lambda_max, s.saddle.lambda_max_residual)),
     _Column("λ_min", lambda s: _number(s.saddle.lambda_min, s.saddle.lambda_min_residual)),
-    _Column("index≥", lambda s: str(s.saddle.index_lower_bound), essential=False),
+    _Column("index≥", lambda s: str(s.saddle.index_lower_bound), rank=3),
     _Column("ν", lambda s: _share(s.saddle.negative_fraction)),
-    _Column("trace", lambda s: _number(s.saddle.trace, s.saddle.trace_standard_error), essential=False),
-    _Column("2‖∇L‖/|λ₋|", lambda s: _number(float(f"{s.saddle.sam_threshold:.2g}")), essential=False),
+    _Column("trace", lambda s: _number(s.saddle.trace, s.saddle.trace_standard_error), rank=5),
+    _Column("2‖∇L‖/|λ₋|", lambda s: _number(float(f"{s.saddle.sam_threshold:.2g}")), rank=6),
     _Column(
         "verdict",
         lambda s: f"[{_STYLES.get(s.saddle.verdict, 'white')}]{s.saddle.verdict}[/]",
         justify="left",
     ),
 ]
-_FULL_WIDTH = 108
 
 
 def _plain(spectrum: PartSpectrum) -> dict[str, Any]:

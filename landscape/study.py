@@ -371,6 +371,7 @@ def _meta(
         **{f"check_{key}": float(value) for key, value in asdict(problem.check).items()},
         "class_names": list(subject.data.class_names),
         "class_counts": list(subject.data.counts),
+        "class_groups": [subject.data.groups[0].of(label) for label in range(subject.data.num_classes)],
     }
 
 

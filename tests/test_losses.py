@@ -267,7 +267,7 @@ def test_a_model_can_be_differentiated_through_the_loss() -> None:
     ("call", "words"),
     [
         (lambda: build_loss("ldan", COUNTS), "'ldan'.*did you mean 'ldam'"),
-        (lambda: build_loss("zzz", COUNTS), "'zzz'.*known are ce, focal"),
+        (lambda: build_loss("zzz", COUNTS), "'zzz'.*known: ce, focal"),
         (lambda: build_loss("vs", [3, 0, 2]), "class 1 has 0"),
         (lambda: build_loss("ldam", COUNTS, max_margin=-1), "max_margin = -1"),
         (lambda: build_loss("focal", COUNTS, focal_gamma=-1), "focal_gamma = -1"),

@@ -47,7 +47,7 @@ def error_ends(container: BarContainer) -> np.ndarray:
 
 
 def test_bars_dashes_and_errors_are_the_numbers(classes: list[PartSpectrum]) -> None:
-    ends, fraction, gradient, count = class_bars(classes).figure.axes
+    ends, mass, fraction, gradient, count = class_bars(classes).figure.axes
     saddles = [part.saddle for part in classes]
     (lambda_min,) = bars(ends)
     np.testing.assert_allclose(heights(lambda_min), [abs(s.lambda_min) for s in saddles])
@@ -57,13 +57,23 @@ def test_bars_dashes_and_errors_are_the_numbers(classes: list[PartSpectrum]) -> 
     np.testing.assert_allclose(
         [segment[0, 1] for segment in dashes.lines[2][0].get_segments()], [s.lambda_max for s in saddles]
     )
+    np.testing.assert_allclose(heights(bars(mass)[0]), [s.negative_mass.value for s in saddles])
+    np.testing.assert_allclose(
+        error_ends(bars(mass)[0]), [[s.negative_mass.low, s.negative_mass.high] for s in saddles]
+    )
     np.testing.assert_allclose(heights(bars(fraction)[0]), [s.negative_fraction.value for s in saddles])
     np.testing.assert_allclose(
         error_ends(bars(fraction)[0]), [[s.negative_fraction.low, s.negative_fraction.high] for s in saddles]
     )
     np.testing.assert_allclose(heights(bars(gradient)[0]), [s.gradient_norm for s in saddles])
     np.testing.assert_allclose(heights(bars(count)[0]), [part.num_samples for part in classes])
-    assert [axes.get_yscale() for axes in (ends, fraction, gradient, count)] == ["log", "linear", "log", "log"]
+    assert [axes.get_yscale() for axes in (ends, mass, fraction, gradient, count)] == [
+        "log",
+        "log",
+        "linear",
+        "log",
+        "log",
+    ]
     assert [label.get_text() for label in count.get_xticklabels()] == [part.label for part in classes]
 
 
@@ -87,14 +97,14 @@ def test_methods_stand_side_by_side_under_their_names(classes: list[PartSpectrum
     texts = [text.get_text() for text in drawing.figure.legends[0].get_texts()]
     assert texts[:3] == ["CE", "CE-DRW", "SAM"]
     colours = [container[1].get_facecolor() for container in containers]
-    assert colours == [container[1].get_facecolor() for container in bars(drawing.figure.axes[2])]
+    assert colours == [container[1].get_facecolor() for container in bars(drawing.figure.axes[3])]
     assert len(set(colours)) == 3
-    assert len(bars(drawing.figure.axes[3])) == 1, "equal class sizes are drawn once"
+    assert len(bars(drawing.figure.axes[4])) == 1, "equal class sizes are drawn once"
 
 
 def test_unequal_class_sizes_are_drawn_for_each_method(classes: list[PartSpectrum]) -> None:
     fewer = [dataclasses.replace(part, num_samples=part.num_samples // 2) for part in classes]
-    containers = bars(class_bars({"all": classes, "half": fewer}).figure.axes[3])
+    containers = bars(class_bars({"all": classes, "half": fewer}).figure.axes[4])
     assert [heights(container) for container in containers] == [
         [part.num_samples for part in parts] for parts in (classes, fewer)
     ]
@@ -114,7 +124,7 @@ def test_class_names_stay_apart_and_on_the_page(classes: list[PartSpectrum], cou
     for name in ("x", "Passerculus sandwichensis princeps"):
         figure = class_bars([dataclasses.replace(part, label=f"{name} {part.part}") for part in classes[:count]]).figure
         renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-        boxes = [label.get_window_extent(renderer) for label in figure.axes[3].get_xticklabels()]
+        boxes = [label.get_window_extent(renderer) for label in figure.axes[4].get_xticklabels()]
         assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
         assert min(box.y0 for box in boxes) >= 0
 
@@ -123,7 +133,7 @@ def test_a_hundred_classes_label_every_few(classes: list[PartSpectrum]) -> None:
     many = [dataclasses.replace(classes[i % 10], part=f"class/{i}", label=f"class name {i}") for i in range(100)]
     figure = class_bars(many).figure
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    boxes = [label.get_window_extent(renderer) for label in figure.axes[3].get_xticklabels()]
+    boxes = [label.get_window_extent(renderer) for label in figure.axes[4].get_xticklabels()]
     assert 20 < len(boxes) < 100
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
