@@ -33,7 +33,7 @@ demo: $(VENV)/.installed
 	$(BIN)/landscape demo -o demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

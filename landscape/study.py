@@ -316,26 +316,34 @@ def _thin(part: Part, num_samples: int, plan: StudyPlan) -> Part:
 
 
 def _cost(problem: Problem, parts: Sequence[Part], plan: StudyPlan) -> Cost:
-    """Time one kept-graph product on a small subset and scale it to all of them."""
-    small = problem.thinned(64)
-    op = HessianOperator(small)
-    vector = torch.ones(op.shape[0], dtype=op.dtype, device=op.device)
-    op @ vector
-    start = time.monotonic()
-    float((op @ vector).norm())  # the norm waits for the device
-    seconds_an_image = (time.monotonic() - start) / small.num_samples
+    """Time kept-graph products on a few and on more images; what a part costs is a share for itself and one an image."""
+    few, more = problem.thinned(8), problem.thinned(64)
+    op, seconds = _timed_product(more)
+    _, seconds_few = _timed_product(few)
+    an_image = max(0.0, (seconds - seconds_few) / max(more.num_samples - few.num_samples, 1))
+    a_product = max(0.0, seconds_few - an_image * few.num_samples)
     sizes = [problem.num_samples if part.samples is None else len(part.samples) for part in parts]
     each = plan.settings.expected_matvecs
     largest = max(problem.restrict(part).num_parameters for part in parts)
     basis = largest * torch.finfo(problem.dtype).bits // 8 * (plan.settings.num_steps + 40)
-    graph = op.kept_bytes // small.num_samples * max(sizes)
+    graph = op.kept_bytes // more.num_samples * max(sizes)
     return Cost(
         parts=len(parts),
         matvecs=each * len(parts),
         images=sum(sizes),
-        seconds=each * sum(sizes) * seconds_an_image,
+        seconds=each * (a_product * len(parts) + an_image * sum(sizes)),
         bytes=basis + min(graph, op.memory_budget),
     )
+
+
+def _timed_product(problem: Problem) -> tuple[HessianOperator, float]:
+    """An operator whose graph is kept, and the seconds its second product took."""
+    op = HessianOperator(problem)
+    vector = torch.ones(op.shape[0], dtype=op.dtype, device=op.device)
+    op @ vector
+    start = time.monotonic()
+    float((op @ vector).norm())  # the norm waits for the device
+    return op, time.monotonic() - start
 
 
 def _meta(

@@ -91,6 +91,7 @@ def measure(
         pairs=pairs,
         density=density,
         noise=max(problem.check.determinism, problem.noise()),
+        scale=problem.check.scale,
         radius=settings.radius,
     )
     if not keep_vectors:

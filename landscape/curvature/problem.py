@@ -90,12 +90,13 @@ def _same_multiset(first: Samples, second: Samples) -> bool:
 
 @dataclass(frozen=True)
 class ProblemCheck:
-    """What the start-up probe found; all numbers are relative to the size of the product."""
+    """What the start-up probe found on the whole problem; the errors are relative to the size of the product."""
 
     determinism: float  # ‖Hv − H'v‖/‖Hv‖ of two products with the same vector
     symmetry: float  # √n |uᵀHv − vᵀHu| / (‖Hv‖ + ‖Hu‖) for random unit u, v; of order 1 without any symmetry
     finite_difference: float  # ‖Hv − [g(θ+εv) − g(θ−εv)]/2ε‖/‖Hv‖ in float64, close to θ
     noise: float  # δ: rounding of the working precision, ‖Hv − H₆₄v‖/‖H₆₄v‖, or the determinism error if larger
+    scale: float  # ‖Hv‖ for a random unit v, the unit of an eigenvalue: the root mean square of the eigenvalues
 
 
 class Problem:
@@ -381,7 +382,7 @@ class Problem:
             )
         rounding = _relative(first.double() - reference, reference)
         noise = self.noise() if self.dtype == torch.float64 else rounding
-        return ProblemCheck(determinism, symmetry, finite, max(determinism, noise))
+        return ProblemCheck(determinism, symmetry, finite, max(determinism, noise), float(reference.norm()))
 
     def _refuse_detached_loss(self, small: Problem) -> None:
         total, _ = small.loss_sum(small.leaves(), next(small.chunks()))

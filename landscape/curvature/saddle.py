@@ -22,13 +22,15 @@ def saddle_report(
     pairs: Eigenpairs,
     density: SpectralDensity,
     noise: float,
+    scale: float = 0.0,
     radius: float = STATIONARY_RADIUS,
 ) -> SaddleReport:
     """Sum up one part.
 
-    The noise floor is 10 · δ · max|θ|, δ being the relative rounding error of a product. A Rayleigh quotient below
-    minus the floor proves a negative eigenvalue (Courant-Fischer), and so many of them over orthonormal vectors prove
-    as many negative eigenvalues (Cauchy interlacing).
+    The noise floor is 10 · δ · max(max|θ|, scale), δ being the relative rounding error of a product. (The scale is
+    there for a class that is fitted to the last digit: beside the whole problem its curvature is nothing, signs and
+    all.) A Rayleigh quotient below minus the floor proves a negative eigenvalue (Courant-Fischer), and so many of them
+    over orthonormal vectors prove as many negative eigenvalues (Cauchy interlacing).
 
     Moving by t along a direction changes the loss by about ‖∇L‖t + ½λt², so the gradient decides up to t = 2‖∇L‖/|λ|
     and the curvature beyond. The point counts as stationary when that length is at most ``radius`` · ‖θ‖, λ being λ_min
@@ -44,11 +46,12 @@ def saddle_report(
         pairs: both ends of its spectrum, with vectors.
         density: its quadrature.
         noise: δ.
+        scale: typical curvature of the whole problem that this is a part of (:attr:`ProblemCheck.scale`).
         radius: what share of ‖θ‖ counts as near.
     """
     gradient_norm = float(gradient.double().norm())
     low, high = float(pairs.values[0]), float(pairs.values[-1])
-    floor = NOISE_MARGIN * noise * float(np.abs(pairs.values).max())
+    floor = NOISE_MARGIN * noise * max(float(np.abs(pairs.values).max()), scale)
     index = int(np.sum(pairs.values < -floor))
     threshold = 2 * gradient_norm / -low if low < 0 else float("inf")
     alignment = float("nan")

@@ -9,17 +9,20 @@ import pytest
 import torch
 from support.matrices import with_spectrum
 from support.problems import function_problem
-from torch import Tensor
+from torch import Tensor, nn
 
 from landscape.curvature import (
     Eigenpairs,
     MeasureSettings,
+    Part,
+    Problem,
     SaddleReport,
     SymmetricOperator,
     measure,
     saddle_report,
     spectral_density,
 )
+from landscape.losses import build_loss
 
 SETTINGS = MeasureSettings(num_pairs=2, num_probes=3, num_steps=10)
 
@@ -140,6 +143,21 @@ def test_no_sign_is_claimed_below_the_noise_floor() -> None:
         assert report.noise_floor == pytest.approx(floor)
         assert (report.index_lower_bound, report.verdict) == (index, verdict)
     assert math.isnan(report_of(values, noise=0.5).curvature_ratio)
+
+
+def test_a_class_fitted_to_the_last_digit_is_flat() -> None:
+    # Class 1 sits so far on its side of the boundary that its probabilities are 1 − 1e-40; class 0 does not.
+    model = nn.Linear(2, 2).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
+        model.bias.zero_()
+    inputs = torch.tensor([[0.5, 1.0], [-0.5, -1.0], [90.0, 1.0], [92.0, -1.0]]).double()
+    problem = Problem(model, build_loss("ce", [2, 2]), (inputs, torch.tensor([0, 0, 1, 1])), dtype=torch.float64)
+    fitted = measure(problem.restrict(Part("class/1", "1", samples=torch.tensor([2, 3])))).saddle
+    assert 0 < fitted.lambda_max < 1e-30
+    assert (fitted.verdict, fitted.index_lower_bound) == ("flat", 0)
+    assert math.isnan(fitted.curvature_ratio)
+    assert measure(problem.restrict(Part("class/0", "0", samples=torch.tensor([0, 1])))).saddle.verdict != "flat"
 
 
 def test_a_minimum_says_what_its_residual_leaves_open() -> None:
