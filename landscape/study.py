@@ -316,7 +316,7 @@ def _thin(part: Part, num_samples: int, plan: StudyPlan) -> Part:
 
 
 def _cost(problem: Problem, parts: Sequence[Part], plan: StudyPlan) -> Cost:
-    """Time kept-graph products on a few and on more images; what a part costs is a share for itself and one an image."""
+    """Time kept-graph products on a few and on more images: a part costs a share of its own and one an image."""
     few, more = problem.thinned(8), problem.thinned(64)
     op, seconds = _timed_product(more)
     _, seconds_few = _timed_product(few)
