@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from landscape.curvature.density import spectral_density
 from landscape.curvature.lanczos import Progress, extreme_eigenpairs
@@ -83,10 +85,12 @@ def measure(
         gradient_curvature = float(direction.double() @ (op @ direction).double())
         if on_product is not None:
             on_product(1)
+    near = settings.radius * problem.parameter_norm
     saddle = saddle_report(
         loss=loss,
         gradient=gradient,
         gradient_curvature=gradient_curvature,
+        descent_share=_descent_share(problem, loss, gradient, gradient_curvature, near),
         parameter_norm=problem.parameter_norm,
         pairs=pairs,
         density=density,
@@ -107,3 +111,14 @@ def measure(
         seconds=time.monotonic() - start,
         accuracy=accuracy,
     )
+
+
+def _descent_share(problem: Problem, loss: float, gradient: Tensor, curvature: float, near: float) -> float:
+    """The largest share of L removed by a step along −∇L of at most ``near``. Cost: up to five forward passes."""
+    norm = float(gradient.double().norm())
+    if not loss > 0 or norm == 0.0:
+        return 0.0 if loss > 0 else float("nan")
+    newton = norm / abs(curvature) if curvature else near
+    steps = sorted({near * share for share in (0.03, 0.1, 0.3, 1.0)} | {min(newton, near)})
+    values = [problem.value(-gradient / norm, step) for step in steps]
+    return max(0.0, *((loss - value) / loss for value in values if math.isfinite(value)))

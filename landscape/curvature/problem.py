@@ -109,7 +109,8 @@ class Problem:
         model: any module; it is copied, and the caller's comes back untouched.
         loss: ``loss(outputs, targets) -> (Σ w_i ℓ_i, Σ w_i)``, such as those of :mod:`landscape.losses`.
         samples: fixed tensors, or a loader that passes :meth:`Samples.from_loader`.
-        batch_norm: ``eval`` uses running statistics; ``batch`` the statistics of the set, which must fit one chunk.
+        batch_norm: ``eval`` uses running statistics; ``batch`` those of the samples, which must fit one chunk: all of
+            them if the whole is asked for, or those of each part.
         chunk_size: samples a forward pass; by default 128 on a CPU and 1,024 on an accelerator.
         dtype: working precision of the products.
         device: where to work; by default where the model's parameters are.
@@ -157,7 +158,10 @@ class Problem:
     def _freeze(self, model: nn.Module, samples: Samples) -> None:
         self._model = copy.deepcopy(model).to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
         self.samples = _cast(samples, self.dtype, self.device, copy=True)
-        self._refuse_large_batch_norm()
+        for layer in self._batch_statistics:
+            # Batch statistics without moving the running ones.
+            layer.training = True
+            layer.track_running_stats = False
         self.parameters = {name: p.detach().clone() for name, p in self._model.named_parameters()}
         self.buffers = {name: b.detach().clone() for name, b in self._model.named_buffers()}
 
@@ -169,19 +173,12 @@ class Problem:
         return [module for module in self._model.modules() if isinstance(module, _BatchNorm)]
 
     def _refuse_large_batch_norm(self) -> None:
-        layers = self._batch_statistics
-        if not layers:
-            return
-        if len(self.samples.inputs) > self.chunk_size:
+        if self.num_samples > self.chunk_size and self._batch_statistics:
             raise LandscapeError(
-                f"batch_norm='batch' needs all {len(self.samples.inputs)} samples in one chunk of {self.chunk_size}: "
-                "each chunk would have its own statistics and so its own loss. Use batch_norm='eval', fewer samples or "
-                f"chunk_size={len(self.samples.inputs)}."
+                f"batch_norm='batch' needs all {self.num_samples} samples in one chunk of {self.chunk_size}: each "
+                "chunk would have its own statistics and so its own loss. Use batch_norm='eval', fewer samples or "
+                f"chunk_size={self.num_samples}."
             )
-        for layer in layers:
-            # Batch statistics without moving the running ones.
-            layer.training = True
-            layer.track_running_stats = False
 
     # ------------------------------------------------------------------ the shape of the question
 
@@ -248,7 +245,12 @@ class Problem:
     # ------------------------------------------------------------------ values
 
     def chunks(self) -> Iterator[Samples]:
-        """The samples in forward passes of ``chunk_size``; the last may be shorter."""
+        """The samples in forward passes of ``chunk_size``; the last may be shorter.
+
+        Raises:
+            LandscapeError: batch statistics, and the samples do not fit one chunk.
+        """
+        self._refuse_large_batch_norm()
         for start in range(0, self.num_samples, self.chunk_size):
             stop = start + self.chunk_size
             yield Samples(self.samples.inputs[start:stop], self.samples.targets[start:stop])
@@ -344,7 +346,7 @@ class Problem:
     def _probe(self) -> ProblemCheck:
         from landscape.curvature.operators import HessianOperator
 
-        small = self.thinned()
+        small = self.thinned(min(_CHECK_SAMPLES, self.chunk_size) if self._batch_statistics else _CHECK_SAMPLES)
         self._refuse_detached_loss(small)
         u, v = _unit_vector(small, seed=1), _unit_vector(small, seed=2)
         try:

@@ -197,6 +197,7 @@ class SaddleReport(Record):
 
     loss: float  # L, nats
     gradient_norm: float  # ‖∇L‖₂
+    descent_share: float  # largest share of L that a step along −∇L within the radius was seen to remove; NaN if L ≤ 0
     lambda_max: float  # largest Ritz value
     lambda_max_residual: float  # ‖Hv − θv‖ of it
     lambda_min: float  # smallest Ritz value

@@ -11,6 +11,8 @@ from landscape.curvature.results import Eigenpairs, SaddleReport, SpectralDensit
 NOISE_MARGIN = 10.0
 # Within one hundredth of ‖θ‖ of the point, curvature must outweigh the gradient for the point to count as stationary.
 STATIONARY_RADIUS = 0.01
+# Where following the gradient that far removes more of the loss than this, the point is on its way, not at rest.
+STATIONARY_SHARE = 0.1
 
 
 def saddle_report(
@@ -18,6 +20,7 @@ def saddle_report(
     loss: float,
     gradient: Tensor,
     gradient_curvature: float,
+    descent_share: float,
     parameter_norm: float,
     pairs: Eigenpairs,
     density: SpectralDensity,
@@ -36,12 +39,15 @@ def saddle_report(
     and the curvature beyond. The point counts as stationary when that length is at most ``radius`` · ‖θ‖, λ being λ_min
     if that is certified negative, and otherwise the curvature along the gradient itself: λ_max would call the floor of
     every ill-conditioned valley stationary. Curvature that the noise hides counts as large as the noise floor. For
-    λ_min the length is also the radius above which a SAM step amplifies the escape direction.
+    λ_min the length is also the radius above which a SAM step amplifies the escape direction. Near a very sharp point
+    every length is short, so the loss has the last word: a walk along −∇L within that radius must not remove more than
+    a tenth of it.
 
     Args:
         loss: L of the part.
         gradient: ∇L, ``(n,)``.
         gradient_curvature: gᵀHg/‖g‖² along g = ∇L, the unit of an eigenvalue; 0 where the gradient is 0.
+        descent_share: see :attr:`SaddleReport.descent_share`; NaN where L is not positive.
         parameter_norm: ‖θ‖ of the part's parameters.
         pairs: both ends of its spectrum, with vectors.
         density: its quadrature.
@@ -60,10 +66,11 @@ def saddle_report(
         alignment = float(abs(direction @ pairs.vectors[:, 0].astype(np.float64)))
     trace = density.trace()
     curvature = -low if index else max(gradient_curvature, floor)
-    verdict, reason = _verdict(pairs, index, floor, gradient_norm, curvature, radius * parameter_norm)
+    verdict, reason = _verdict(pairs, index, floor, gradient_norm, curvature, radius * parameter_norm, descent_share)
     return SaddleReport(
         loss=loss,
         gradient_norm=gradient_norm,
+        descent_share=descent_share,
         lambda_max=high,
         lambda_max_residual=float(pairs.residuals[-1]),
         lambda_min=low,
@@ -82,18 +89,29 @@ def saddle_report(
 
 
 def _verdict(
-    pairs: Eigenpairs, index: int, floor: float, gradient_norm: float, curvature: float, near: float
+    pairs: Eigenpairs,
+    index: int,
+    floor: float,
+    gradient_norm: float,
+    curvature: float,
+    near: float,
+    descent_share: float,
 ) -> tuple[str, str]:
     low, residual = float(pairs.values[0]), float(pairs.residuals[0])
     reach = 2 * gradient_norm / curvature if curvature > 0 else float("inf") if gradient_norm > 0 else 0.0
+    known = f"; λ_min = {low:.3g} is certified negative" if index else ""
     if reach > near:
-        known = f"; λ_min = {low:.3g} is certified negative" if index else ""
         return (
             "not stationary",
             f"the gradient outweighs the curvature up to a distance {reach:.2g}, near is {near:.2g}{known}",
         )
     if float(np.abs(pairs.values).max()) <= floor:
         return "flat", f"every eigenvalue computed lies within the noise floor {floor:.1e}"
+    if descent_share > STATIONARY_SHARE:
+        return (
+            "not stationary",
+            f"following −∇L by at most {near:.2g} removes {descent_share:.0%} of the loss{known}",
+        )
     if index:
         return (
             "saddle",

@@ -267,7 +267,6 @@ def test_losses_that_are_not_sums_are_refused(loss: Any, message: str) -> None:
     [
         ({"batch_norm": "train"}, "'train': use 'eval' or 'batch'"),
         ({"chunk_size": 0}, "chunk_size=0"),
-        ({"batch_norm": "batch", "chunk_size": 5}, r"all 13 samples in one chunk of 5.*chunk_size=13"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -364,6 +363,21 @@ def test_scale_invariant_weights_satisfy_hw_equals_minus_gradient_under_batch_st
         assert gradient.norm() > 1e-3
         assert torch.allclose(product, -gradient, rtol=1e-8, atol=1e-10) == holds
         assert (abs(float(weight @ product)) < 1e-10) == holds
+
+
+def test_batch_statistics_of_several_chunks_are_refused_where_they_are_asked_for() -> None:
+    model, samples = model_and_samples("conv")
+    problem = Problem(model, small_loss(), samples, batch_norm="batch", chunk_size=5, dtype=torch.float64)
+    message = r"all 13 samples in one chunk of 5.*chunk_size=13"
+    for ask in (problem.value, problem.value_and_gradient, lambda: HessianOperator(problem)):
+        with pytest.raises(LandscapeError, match=message):
+            ask()
+    with pytest.raises(LandscapeError, match="all 6 samples"):
+        problem.restrict(Part("x", "x", samples=torch.arange(6)))
+    index = torch.tensor([0, 1, 2, 5])
+    whole = Problem(model, small_loss(), samples, batch_norm="batch", dtype=torch.float64)
+    part = Part("x", "x", samples=index)
+    assert problem.restrict(part).value() == whole.restrict(part).value()
 
 
 def test_batch_statistics_are_those_of_the_part_and_leave_the_running_ones() -> None:

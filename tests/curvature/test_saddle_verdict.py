@@ -128,6 +128,7 @@ def report_of(values: np.ndarray, *, noise: float, **changes: Any) -> SaddleRepo
         "density": spectral_density(op, num_probes=2, num_steps=5),
         "noise": noise,
     }
+    settings.setdefault("descent_share", 0.0)
     return saddle_report(**{**settings, **changes})
 
 
@@ -166,6 +167,23 @@ def test_a_minimum_says_what_its_residual_leaves_open() -> None:
     report = report_of(values, noise=1e-8, pairs=wide)
     assert report.verdict == "minimum"
     assert "below −7.9e-04" in report.reason
+
+
+def test_a_steep_slope_of_a_sharp_valley_is_no_saddle() -> None:
+    """Huge curvature makes every length short; that the gradient removes the whole loss within it must show."""
+
+    def sharp(x: Tensor) -> Tensor:
+        return 1e4 * (x[0] - 0.1) ** 2 - 2e4 * x[1] ** 2 + 2e4 * x[1] ** 4
+
+    report = judge(sharp, [0.0, 0.0, 30.0])
+    assert report.lambda_min < -1e4
+    assert 2 * report.gradient_norm / abs(report.lambda_min) < 0.01 * 30
+    assert report.descent_share == pytest.approx(1.0, abs=1e-3)
+    assert (report.verdict, report.index_lower_bound) == ("not stationary", 1)
+    assert "removes 100% of the loss" in report.reason
+    at_rest = judge(lambda x: 1e3 + sharp(x), [0.0999, 0.0, 30.0])
+    assert at_rest.descent_share < 1e-3
+    assert at_rest.verdict == "saddle"
 
 
 def test_nearness_is_a_share_of_the_parameters() -> None:

@@ -79,6 +79,7 @@ def part_spectrum(
     saddle = SaddleReport(
         loss=0.01 + rarity,
         gradient_norm=gradient_norm,
+        descent_share=0.02,
         lambda_max=float(ends[-1]),
         lambda_max_residual=float(residuals[-1]),
         lambda_min=float(ends[0]),
