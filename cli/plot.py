@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import rich_click as click
@@ -24,7 +25,9 @@ KINDS = {
 ))  # fmt: skip
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.h5…")
 @click.option("--kind", type=click.Choice(list(KINDS)), default="density", show_default=True)
-@click.option("--parts", metavar="GLOB", help="only parts whose path matches, for example 'class/*' or 'group/tail'")
+@click.option("--parts", metavar="GLOB",
+              help="only parts whose path matches, for example 'class/*', 'group/tail' or 'class/3/layer/*'; "
+                   "a * stays within one level of the path")  # fmt: skip
 @click.option("--names", metavar="A,B", help="what the files are called in the legend [default: file names]")
 @click.option("--column", type=click.Choice(["single", "double", "wide"]), default="double", show_default=True,
               help="width of the printed figure")  # fmt: skip
@@ -34,10 +37,22 @@ def command(
     files: tuple[Path, ...], kind: str, parts: str | None, names: str | None, column: Column, outputs: tuple[Path, ...]
 ) -> None:
     drawing = draw(files, kind, parts=parts, names=names.split(",") if names else None, column=column)
-    console = Console(highlight=False)
-    for output in outputs:
-        figure, arrays = save_drawing(drawing, output)
-        console.print(f"{figure} (arrays: {arrays})", markup=False, soft_wrap=True)
+    console, problems = Console(highlight=False), Console(stderr=True, highlight=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for output in outputs:
+            figure, arrays = save_drawing(drawing, output)
+            console.print(f"{figure} (arrays: {arrays})", markup=False, soft_wrap=True)
+    for message in dict.fromkeys(str(warning.message) for warning in caught):  # the same for every output
+        problems.print(f"warning: {message}", markup=False, soft_wrap=True)
+
+
+def matches(part: str, glob: str) -> bool:
+    """Whether the path of a part matches level by level: ``class/*`` takes ``class/3``, not ``class/3/layer/fc``."""
+    import fnmatch
+
+    names, patterns = part.split("/"), glob.split("/")
+    return len(names) == len(patterns) and all(map(fnmatch.fnmatchcase, names, patterns))
 
 
 def draw(
@@ -53,8 +68,6 @@ def draw(
     Raises:
         LandscapeError: nothing to draw, or more files than the kind can show.
     """
-    import fnmatch
-
     methods: dict[str, list[PartSpectrum]] = {}
     groups: dict[str, list[str]] = {}
     labels = names or [file.stem for file in files]
@@ -65,7 +78,7 @@ def draw(
     for label, file in zip(labels, files, strict=True):
         opened = SpectrumFile.open(file)
         spectra = opened.read_all()
-        chosen = [s for s in spectra if parts is None or fnmatch.fnmatchcase(s.part, parts)]
+        chosen = [s for s in spectra if parts is None or matches(s.part, parts)]
         if not chosen:
             held = ", ".join(s.part for s in spectra[:8]) or "none yet"
             raise LandscapeError(

@@ -12,19 +12,21 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
-from landscape.plotting.density import is_certified
-from landscape.plotting.style import PALETTE, Column, Drawing, new_figure, shorten, style, text_width
+from landscape.plotting.density import is_certified, plain_or_power
+from landscape.plotting.style import PALETTE, Column, Drawing, literal, new_figure, shorten, style, text_width
 
 Array = NDArray[np.float64]
 
 _GROUP_WIDTH = 0.8  # of the distance between two classes
 _NEUTRAL = "0.55"
 _HATCH = "//////"
+_ALL_LABELLED = 40  # classes of which each has its name, in smaller letters if need be
+_LINE = 1.2  # from one line of text to the next, in units of the letter size
 
 
 def class_bars(
@@ -37,7 +39,8 @@ def class_bars(
 
     In the first panel (log scale) a bar is |λ_min| and a dash is λ_max, each with its residual as error bar. A bar is
     filled where λ_min < −noise floor certifies a negative eigenvalue and hatched where the sign cannot be told. M₋ and
-    ν have their 95 % interval over probes. With several methods each has a colour and a bar of its own in every class.
+    ν have their 95 % interval over probes; an arrow at the top says that it is unbounded, as with one probe. With
+    several methods each has a colour and a bar of its own in every class.
 
     Args:
         spectra: one part a class, in axis order, or method name → such a sequence. A class that one method lacks
@@ -118,40 +121,44 @@ def _draw(
     slots = max(len(labels), 4)  # one or two classes do not make bars as wide as the page
     spacing = (width - 0.75) / slots  # inches from one class to the next
     size = matplotlib.rcParams["xtick.labelsize"]
-    ticks = [shorten(label, size, 1.1) for label in labels.values()]
+    rotated = max(text_width(label, size) for label in labels.values()) > 0.9 * spacing
+    if rotated and len(labels) <= _ALL_LABELLED:
+        size = min(size, spacing * 72 / _LINE)
+    ticks = [shorten(label, size, 1.6) if rotated else label for label in labels.values()]
     longest = max(text_width(tick, size) for tick in ticks)
-    rotated = longest > 0.9 * spacing
     figure = new_figure(5.3 + (longest if rotated else 0.15))
     panels = figure.subplots(5, 1, sharex=True, height_ratios=[2.0, 1.1, 1.1, 0.9, 0.9])
     ends, mass, fraction, gradient, count = panels
 
     _draw_ends(ends, table)
-    for axes, key in ((mass, "negative_mass"), (fraction, "negative_fraction"), (gradient, "gradient_norm")):
-        for method in range(len(methods)):
-            values = table[key][method]
-            error = None
-            if f"{key}_low" in table:
-                error = np.abs([values - table[f"{key}_low"][method], table[f"{key}_high"][method] - values])
-            _bars(axes, table, method, values, error)
-    _log_axis(mass, table["negative_mass"])
-    mass.set_ylabel("M$_{-}$")
+    _log_axis(mass, table["negative_mass"], table["negative_mass_high"])
+    _log_axis(gradient, table["gradient_norm"])
     fraction.set_ylim(0, min(1.0, 1.15 * float(np.nanmax(table["negative_fraction_high"], initial=0.05))))
     fraction.yaxis.set_major_locator(MaxNLocator(4))
+    if np.isnan(table["negative_fraction"]).all():
+        fraction.set_yticks([])
+        _say(fraction, "not defined: every eigenvalue is 0")
+    for axes, key in ((mass, "negative_mass"), (fraction, "negative_fraction")):
+        for method in range(len(methods)):
+            values, low, high = (table[key + end][method] for end in ("", "_low", "_high"))
+            _bars(axes, table, method, values, np.abs([values - low, high - values]))
+    for method in range(len(methods)):
+        _bars(gradient, table, method, table["gradient_norm"][method])
+    mass.set_ylabel("M$_{-}$")
     fraction.set_ylabel("ν")
-    _log_axis(gradient, table["gradient_norm"])
     gradient.set_ylabel("‖∇L‖")
     counts = table["num_samples"]
+    _log_axis(count, counts)
     if np.nanmax(np.ptp(np.ma.masked_invalid(counts), axis=0)) == 0:
         count.bar(np.arange(len(labels)), np.nanmax(counts, axis=0), 0.94 * _GROUP_WIDTH, color=_NEUTRAL, linewidth=0)
     else:
         for method in range(len(methods)):
             _bars(count, table, method, counts[method])
-    _log_axis(count, counts)
     count.set_ylabel("samples")
 
-    every = math.ceil(1.35 * size / 72 / spacing) if rotated else 1
+    every = math.ceil(_LINE * size / 72 / spacing - 1e-9) if rotated else 1
     positions = np.arange(len(labels))[::every]
-    count.set_xticks(positions, ticks[::every])
+    count.set_xticks(positions, [literal(tick) for tick in ticks[::every]], fontsize=size)
     count.set_xlim((len(labels) - 1 - slots) / 2, (len(labels) - 1 + slots) / 2)
     if rotated:
         count.tick_params(axis="x", labelrotation=90)
@@ -174,7 +181,20 @@ def _offsets(table: dict[str, Array], method: int) -> tuple[Array, float]:
 
 
 def _bars(axes: Axes, table: dict[str, Array], method: int, values: Array, error: Array | None = None) -> BarContainer:
+    """Bars with whiskers of ``error`` (2, c) or (c,); an infinite one reaches the top of the axis and has an arrow."""
     centres, width = _offsets(table, method)
+    if error is not None and np.isinf(error).any():
+        unbounded, top = np.isinf(error).reshape(-1, len(values))[-1], axes.get_ylim()[1]
+        error = np.where(np.isinf(error), top - values, error)
+        axes.plot(
+            centres[unbounded],
+            np.full(unbounded.sum(), top),
+            linestyle="none",
+            marker="^",
+            markersize=3.5,
+            color="0.15",
+            clip_on=False,
+        )
     return axes.bar(
         centres,
         values,
@@ -189,7 +209,12 @@ def _bars(axes: Axes, table: dict[str, Array], method: int, values: Array, error
 def _draw_ends(axes: Axes, table: dict[str, Array]) -> None:
     """|λ_min| as bars, λ_max as dashes with error bars."""
     magnitude, residual = np.abs(table["lambda_min"]), table["lambda_min_residual"]
-    _log_axis(axes, np.concatenate([magnitude, np.abs(table["lambda_max"])]))
+    largest = np.abs(table["lambda_max"])
+    _log_axis(
+        axes,
+        np.concatenate([magnitude, largest]),
+        np.concatenate([magnitude + residual, largest + table["lambda_max_residual"]]),
+    )
     for method in range(len(magnitude)):
         bars = _bars(axes, table, method, magnitude[method], residual[method])
         for bar, certified in zip(bars, table["certified"][method], strict=True):
@@ -208,14 +233,37 @@ def _draw_ends(axes: Axes, table: dict[str, Array]) -> None:
     axes.set_ylabel("|λ$_{min}$| (bar), λ$_{max}$ (dash)")
 
 
-def _log_axis(axes: Axes, values: Array) -> None:
-    """Logarithmic, from a little below the smallest positive value: a bar has no foot of its own on a log axis."""
+def _log_axis(axes: Axes, values: Array, upper: Array | None = None) -> None:
+    """Logarithmic, from a little below the smallest positive value: a bar has no foot of its own on a log axis.
+
+    The axis includes the finite ends ``upper`` of the error bars. Where it has fewer than two powers of ten, 2 and 5
+    are labelled too.
+    """
     positive = values[np.isfinite(values) & (values > 0)]
+    if not positive.size:
+        axes.set_ylim(0.01, 1)  # a bar of height 0 draws no line at the foot
+        axes.set_yticks([])
+        _say(axes, "every value is 0")
+        return
+    tops = values if upper is None else np.concatenate([values, upper])
+    low = positive.min() / 2.5
+    high = max(2.0 * positive.max(), 6.0 * positive.min(), 1.2 * tops[np.isfinite(tops)].max())
     axes.set_yscale("log")
-    if positive.size:
-        axes.set_ylim(positive.min() / 2.5, max(positive.max() * 2.0, positive.min() * 6))
-    axes.yaxis.set_major_locator(LogLocator(numticks=6))
+    axes.set_ylim(low, high)
     axes.yaxis.set_minor_formatter(NullFormatter())
+    exponents = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+    if len(exponents) > 1:
+        axes.yaxis.set_major_locator(LogLocator(numticks=6))
+        return
+    around = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+    ticks = [digit * 10.0**exponent for exponent in around for digit in (1, 2, 5)]
+    axes.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_or_power(value)))
+
+
+def _say(axes: Axes, words: str) -> None:
+    """Words in the middle of a panel that has nothing to show."""
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color="0.4")
 
 
 def _draw_groups(panels: Sequence[Axes], parts: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
@@ -228,7 +276,7 @@ def _draw_groups(panels: Sequence[Axes], parts: Sequence[str], groups: Mapping[s
                 if number % 2 == 0:
                     axes.axvspan(run[0] - 0.5, run[-1] + 0.5, color="0.955", linewidth=0, zorder=-1)
             panels[0].annotate(
-                name,
+                literal(name),
                 xy=((run[0] + run[-1]) / 2, 1),
                 xycoords=("data", "axes fraction"),
                 xytext=(0, 2),
@@ -245,12 +293,18 @@ def _add_legend(figure: Figure, methods: Sequence[str], width: float) -> None:
     names = list(methods) if several else []
     handles += [Patch(color=neutral), Patch(facecolor="white", edgecolor=neutral, hatch=_HATCH)]
     names += ["λ$_{min}$ certified negative", "sign of λ$_{min}$ not told"]
-    figure.legend(
+    size = matplotlib.rcParams["legend.fontsize"]
+    names[: len(handles) - 2] = [literal(shorten(name, size, 0.4 * width)) for name in names[: len(handles) - 2]]
+    widest = max(text_width(name.replace("$_{", "").replace("}$", ""), size) for name in names)
+    legend = figure.legend(
         handles,
-        names,
+        [str(number) for number in range(len(names))],
         loc="outside upper center",
-        ncols=2 if width < 5 else min(len(names), 5),
+        ncols=min(len(names), 5, max(1, int((width - 0.2) / (widest + 0.45)))),
         columnspacing=1.2,
         handlelength=1.5,
         handletextpad=0.5,
     )
+    # Set afterwards, since matplotlib leaves out an entry whose name begins with "_".
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(name)

@@ -25,7 +25,7 @@ from scipy import stats
 
 from landscape.curvature.results import PartSpectrum, SaddleReport, SpectralDensity
 from landscape.errors import LandscapeError
-from landscape.plotting.style import PALETTE, Column, Drawing, new_figure, shorten, style, text_width
+from landscape.plotting.style import PALETTE, Column, Drawing, literal, new_figure, shorten, style, text_width
 
 Array = NDArray[np.float64]
 
@@ -36,6 +36,10 @@ About the spacing of a hundred Ritz values over ten decades: a narrower kernel d
 wider one carries weight across 0. What crosses 0 comes from |λ| < τ, where the sign is noise anyway.
 """
 
+MAX_PANELS = 30
+"""Panels that stay legible on one printed page."""
+
+_LEAST_COUNT = 0.5  # eigenvalues per decade at the foot of the vertical axis
 _CURVE, _OUTLIER, _NEGATIVE = PALETTE[0], "0.25", PALETTE[3]
 
 
@@ -59,7 +63,8 @@ def density_curve(density: SpectralDensity, threshold: float, *, width: float = 
     ∫ y_l ds / ln 10 = mass_l, whose mean over probes plus the number of deflated eigenvalues estimates n.
 
     σ_lk is ``width``, or half the distance between the neighbours of a Ritz value where that is more (its weight stands
-    for the eigenvalues of that whole stretch), but then at most |s_lk|/3: smoothing must not carry weight across 0.
+    for the eigenvalues of that whole stretch), but then at most a third of the way to 0 and to the probe's outermost
+    Ritz values: smoothing must carry weight neither across 0 nor beyond the ends of the spectrum.
 
     Args:
         density: quadrature of one part.
@@ -75,16 +80,18 @@ def density_curve(density: SpectralDensity, threshold: float, *, width: float = 
         raise LandscapeError(f"threshold = {threshold} and width = {width} of a density curve must be positive")
     used = density.weights > 0
     positions = np.arcsinh(np.where(used, density.nodes, 0.0) / threshold)
-    reach = 5 * max(width, float(np.abs(positions).max()) / 3)
-    low, high = positions[used].min() - reach, positions[used].max() + reach
+    widths = np.zeros_like(positions)
+    for row, is_used in enumerate(used):
+        centres = positions[row, is_used]
+        inwards = np.minimum(np.abs(centres), np.minimum(centres - centres.min(), centres.max() - centres))
+        widths[row, is_used] = np.maximum(width, np.minimum(_half_spacing(centres), inwards / 3))
+    # Eight σ: a peak of 1e13 eigenvalues has fallen below one, so no curve stops in mid-air.
+    low, high = (positions - 8 * widths)[used].min(), (positions + 8 * widths)[used].max()
     grid = np.linspace(low, high, math.ceil((high - low) / (width / 6)) + 1)
     probes = np.empty((len(positions), grid.size))
     for row, is_used in enumerate(used):
-        centres, weights = positions[row, is_used], density.weights[row, is_used]
-        widths = np.maximum(width, np.minimum(_half_spacing(centres), np.abs(centres) / 3))
-        probes[row] = (
-            math.log(10) * density.probe_mass[row] * (stats.norm.pdf(grid[:, None], centres, widths) @ weights)
-        )
+        kernels = stats.norm.pdf(grid[:, None], positions[row, is_used], widths[row, is_used])
+        probes[row] = math.log(10) * density.probe_mass[row] * (kernels @ density.weights[row, is_used])
     mean = probes.mean(axis=0)
     half = np.full_like(mean, np.nan)
     if len(probes) > 1:
@@ -110,6 +117,9 @@ def density_grid(spectra: Sequence[PartSpectrum], *, ncols: int | None = None, c
     and ν with its 95 % interval. The linear threshold is the largest noise floor, but at least 1e-4 of the largest |λ|:
     with less, most of the width would go to eigenvalues that no sign claim rests on.
 
+    Each side of 0 has at least two labelled decades if it spans two: the grid has a column less, or the labels are set
+    smaller or upright, where they would not fit.
+
     Args:
         spectra: the parts, in panel order.
         ncols: panels in a row; chosen from their number if not given.
@@ -120,19 +130,30 @@ def density_grid(spectra: Sequence[PartSpectrum], *, ncols: int | None = None, c
         ``labels``, ``threshold``, ``lambda_min``, ``certified``.
 
     Raises:
-        LandscapeError: no part, or ``ncols`` < 1.
+        LandscapeError: no part, more than :data:`MAX_PANELS`, or ``ncols`` < 1.
     """
     if not spectra:
         raise LandscapeError("no spectra to draw: the file has no complete part, or none was selected")
+    if len(spectra) > MAX_PANELS:
+        raise LandscapeError(
+            f"{len(spectra)} parts do not fit on a page of {MAX_PANELS} panels: "
+            "choose some with --parts, or compare classes with --kind classes"
+        )
     if ncols is not None and ncols < 1:
         raise LandscapeError(f"ncols = {ncols}: expected at least 1")
     threshold = _linear_threshold(spectra)
     curves = [density_curve(spectrum.density, threshold) for spectrum in spectra]
     with style(column):
         width = matplotlib.rcParams["figure.figsize"][0]
+        limits = _horizontal_limits(spectra, curves, threshold)
         columns = ncols or _column_count(len(spectra), 2 if column == "single" else 5)
+        ticks = _decade_ticks(limits, threshold, _panel_width(width, columns))
+        if ncols is None and columns > 2 and (ticks.upright or not ticks.enough):
+            wider = _decade_ticks(limits, threshold, _panel_width(width, columns - 1))
+            if wider.enough and not wider.upright:
+                columns, ticks = columns - 1, wider
         rows = math.ceil(len(spectra) / columns)
-        panel_width = (width - 0.65) / columns - 0.08  # what the shared labels and the gaps leave
+        panel_width = _panel_width(width, columns)
         panel_height = min(max(0.85 * panel_width, 1.35), 2.6)
         figure = new_figure(rows * (panel_height + 0.22) + 0.85)
         figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.03)
@@ -141,15 +162,14 @@ def density_grid(spectra: Sequence[PartSpectrum], *, ncols: int | None = None, c
         for axes in empty:
             axes.set_axis_off()
             grid[rows - 2, list(grid[-1]).index(axes)].tick_params(labelbottom=True)
-        limits = _horizontal_limits(spectra, threshold)
-        _set_horizontal_axis(panels[0], limits, threshold, panel_width)
+        _set_horizontal_axis(panels, limits, threshold, ticks)
         lines = 3
         size = matplotlib.rcParams["font.size"] - 1
         top = max(float(np.nanmax(np.r_[curve.mean, curve.high])) for curve in curves)
         # The text stands above every curve: the share of the height it needs is added on top of the data.
         share = (lines * size * 1.25 / 72 + 0.06) / panel_height
         panels[0].set_yscale("log")
-        panels[0].set_ylim(0.5, 0.5 * (2 * top) ** (1 / (1 - share)))
+        panels[0].set_ylim(_LEAST_COUNT, _LEAST_COUNT * (top / _LEAST_COUNT) ** (1 / (1 - share)))
         panels[0].yaxis.set_major_locator(LogLocator(numticks=5))
         panels[0].yaxis.set_minor_locator(LogLocator(numticks=99))
         panels[0].yaxis.set_minor_formatter(NullFormatter())
@@ -158,9 +178,10 @@ def density_grid(spectra: Sequence[PartSpectrum], *, ncols: int | None = None, c
             axes.axvline(0.0, ymax=1 - share, color="0.6", linewidth=0.5, zorder=1)
             _write_numbers(axes, spectrum.saddle, size, panel_width - 0.1)
             axes.set_title(_panel_title(spectrum, matplotlib.rcParams["axes.titlesize"], panel_width))
-        figure.supxlabel("eigenvalue λ")
+        scale = plain_or_power(float(f"{threshold:.0e}"))
+        figure.supxlabel(f"eigenvalue λ (linear within ±{scale}, logarithmic outside)")
         figure.supylabel("eigenvalues per decade of |λ|")
-        _add_legend(figure, width)
+        _add_legend(figure, width, has_band=any(np.isfinite(curve.high).all() for curve in curves))
         # Ticks take their style when they are made, which is when they are first laid out.
         figure.draw_without_rendering()
     arrays: dict[str, NDArray] = {
@@ -210,58 +231,115 @@ def _extremes(spectrum: PartSpectrum) -> Array:
     return np.concatenate([ends, spectrum.density.deflated])
 
 
-def _horizontal_limits(spectra: Sequence[PartSpectrum], threshold: float) -> tuple[float, float]:
-    positions = np.arcsinh(np.concatenate([_extremes(spectrum) for spectrum in spectra]) / threshold)
-    margin = max(0.04 * np.ptp(positions), 2 * KERNEL_WIDTH)
+def _horizontal_limits(
+    spectra: Sequence[PartSpectrum], curves: Sequence[DensityCurve], threshold: float
+) -> tuple[float, float]:
+    """Room for every eigenvalue and for every curve until it has sunk below the axis."""
+    positions = [np.arcsinh(_extremes(spectrum) / threshold) for spectrum in spectra]
+    for curve in curves:
+        visible = curve.grid[np.fmax(curve.mean, curve.high) > _LEAST_COUNT]
+        positions.append(visible[[0, -1]] if visible.size else visible)
+    every = np.concatenate(positions)
+    margin = max(0.03 * np.ptp(every), KERNEL_WIDTH)
     # A strip of the negative side is shown even if nothing lies there: that it is empty is the message.
-    low, high = min(positions.min() - margin, -1.5), max(positions.max() + margin, 1.5)
+    low, high = min(every.min() - margin, -1.5), max(every.max() + margin, 1.5)
     return threshold * math.sinh(low), threshold * math.sinh(high)
 
 
-def _set_horizontal_axis(axes: Axes, limits: tuple[float, float], threshold: float, panel_width: float) -> None:
-    axes.set_xscale("asinh", linear_width=threshold)
-    axes.set_xlim(*limits)
-    labelled, decades = _decade_ticks(limits, threshold, panel_width)
-    axes.xaxis.set_major_locator(FixedLocator(labelled))
-    axes.xaxis.set_minor_locator(FixedLocator(decades))
-    axes.xaxis.set_major_formatter(FuncFormatter(_decade_label))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+def _panel_width(width: float, columns: int) -> float:
+    return (width - 0.65) / columns - 0.08  # what the shared labels and the gaps leave
 
 
-def _decade_label(value: float, _: int) -> str:
+@dataclass(frozen=True)
+class _Ticks:
+    """Ticks of a signed logarithmic axis."""
+
+    labelled: list[float]  # ascending, 0 among them
+    decades: list[float]  # every ±10^k on the axis
+    size: float  # of the labels, points
+    upright: bool  # labels turned by 90°
+    enough: bool  # two labels on each side that spans two decades
+
+
+def _set_horizontal_axis(panels: Sequence[Axes], limits: tuple[float, float], threshold: float, ticks: _Ticks) -> None:
+    panels[0].set_xscale("asinh", linear_width=threshold)
+    panels[0].set_xlim(*limits)
+    panels[0].xaxis.set_major_locator(FixedLocator(ticks.labelled))
+    panels[0].xaxis.set_minor_locator(FixedLocator(ticks.decades))
+    panels[0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_or_power(value)))
+    panels[0].xaxis.set_minor_formatter(NullFormatter())
+    for axes in panels:
+        axes.tick_params(axis="x", labelsize=ticks.size, labelrotation=90 if ticks.upright else 0)
+
+
+def plain_or_power(value: float) -> str:
+    """A number with one significant digit, in mathtext where a power of ten is shorter than the zeros."""
     if value == 0:
         return "0"
-    sign, exponent = "−" if value < 0 else "", round(math.log10(abs(value)))
-    if exponent in (0, 1):
-        return f"{sign}{10**exponent}"
-    return f"${sign.replace('−', '-')}10^{{{exponent}}}$"
+    sign = "−" if value < 0 else ""
+    mantissa, _, exponent = f"{abs(value):.0e}".partition("e")
+    if -2 <= int(exponent) <= 3:
+        return f"{sign}{abs(value):.{max(-int(exponent), 0)}f}"
+    factor = "" if mantissa == "1" else rf"{mantissa}{{\times}}"
+    return f"{sign}${factor}10^{{{int(exponent)}}}$"
 
 
-def _decade_ticks(limits: tuple[float, float], threshold: float, panel_width: float) -> tuple[list[float], list[float]]:
-    """Ticks at 0 and ±10^k, labelled as densely as labels fit side by side: (labelled, all decades)."""
-    low, high = math.asinh(limits[0] / threshold), math.asinh(limits[1] / threshold)
-    inches = panel_width / (high - low)
+def _label_width(value: float, size: float) -> float:
+    base, _, exponent = plain_or_power(value).strip("$").replace("$", "").partition("^")
+    return text_width(base, size) + 0.72 * text_width(exponent.strip("{}").replace("-", "−"), size)
+
+
+def _decade_ticks(limits: tuple[float, float], threshold: float, panel_width: float) -> _Ticks:
+    """Ticks at 0 and ±10^k, as many of them labelled as fit side by side in an even step, each side for itself."""
+    inches = panel_width / (math.asinh(limits[1] / threshold) - math.asinh(limits[0] / threshold))
+    largest = math.floor(math.log10(max(-limits[0], limits[1])))
+    least = math.ceil(math.log10(threshold) - 1e-9)
+    sides = [
+        [x for x in (sign * 10.0**k for k in range(largest, least - 1, -1)) if limits[0] <= x <= limits[1]]
+        for sign in (-1, 1)
+    ]
+    decades = [x for side in sides for x in side]
     size = matplotlib.rcParams["xtick.labelsize"]
-    room = text_width("−10", size) + 0.6 * text_width("−4", size) + 0.05
-    largest = math.floor(math.log10(max(abs(limits[0]), limits[1])))
-    decades = [10.0**k for k in range(largest, math.ceil(math.log10(threshold)) - 1, -1)]
-    every = [x for decade in decades for x in (-decade, decade) if limits[0] <= x <= limits[1]]
-    best = [0.0]
+    for points, upright in ((size, False), (size - 1, False), (size - 1, True)):
+        chosen = [
+            _labelled(side, threshold, abs(limit), inches, points, upright)
+            for side, limit in zip(sides, limits, strict=True)
+        ]
+        enough = all(len(labels) >= min(2, len(side)) for labels, side in zip(chosen, sides, strict=True))
+        if enough:
+            break
+    return _Ticks(sorted([0.0, *chosen[0], *chosen[1]]), decades, points, upright, enough)
+
+
+def _labelled(
+    decades: Sequence[float], threshold: float, limit: float, inches: float, size: float, upright: bool
+) -> list[float]:
+    """Which of one side's ``decades`` (outermost first) to label; ``inches`` a unit of asinh(λ/τ)."""
+    frame = math.asinh(limit / threshold) * inches
+
+    def slack(values: Sequence[float]) -> float:
+        """Least empty space between two labels, 0 included, in inches; a label may overhang the frame by 0.1."""
+        places = [abs(math.asinh(x / threshold)) * inches for x in (*values, 0.0)]
+        extents = [1.2 * size / 72 if upright else _label_width(x, size) for x in (*values, 0.0)]
+        gaps = [places[i] - places[i + 1] - (extents[i] + extents[i + 1]) / 2 for i in range(len(values))]
+        return min(*gaps, frame + 0.1 - places[0] - extents[0] / 2)
+
+    best: list[float] = []
     for step in range(1, len(decades) + 1):
         for first in range(step):
-            chosen = [x for decade in decades[first::step] for x in (-decade, decade) if x in every]
-            far = [x for x in chosen if abs(math.asinh(x / threshold)) * inches >= room]
-            labelled = sorted([0.0, *far])
-            gaps = np.diff([math.asinh(x / threshold) * inches for x in labelled])
-            if np.all(gaps >= room) and len(labelled) > len(best):
-                best = labelled
-    return best, every
+            candidate = list(decades[first::step])
+            space = slack(candidate) if candidate else 0.0
+            if space < (0.0 if upright else 0.045) or len(candidate) < len(best):
+                continue
+            if len(candidate) > len(best) or space > slack(best):
+                best = candidate
+    return best
 
 
 def _draw_panel(axes: Axes, spectrum: PartSpectrum, curve: DensityCurve, left: float) -> None:
     axes.axvspan(left, 0.0, color=_NEGATIVE, alpha=0.08, linewidth=0, zorder=0)
     # Where the estimate says less than a tenth of the axis floor there is nothing to see, and 0 has no logarithm.
-    floor = 0.05
+    floor = _LEAST_COUNT / 10
     if np.isfinite(curve.high).all():
         axes.fill_between(
             curve.eigenvalues,
@@ -294,10 +372,11 @@ def _triangle(certified: bool) -> dict[str, Any]:
 
 def _write_numbers(axes: Axes, saddle: SaddleReport, size: float, width: float) -> None:
     fraction = saddle.negative_fraction
+    share = f"{_number(fraction.value, 2)} [{_number(fraction.low, 2)}, {_number(fraction.high, 2)}]"
     lines = [
         f"λ$_{{min}}$ {with_error(saddle.lambda_min, saddle.lambda_min_residual)}",
         f"λ$_{{max}}$ {with_error(saddle.lambda_max, saddle.lambda_max_residual)}",
-        f"ν {_number(fraction.value, 2)} [{_number(fraction.low, 2)}, {_number(fraction.high, 2)}]",
+        f"ν {share if math.isfinite(fraction.value) else '–'}",  # 0/0 where every eigenvalue is 0
     ]
     widest = max(text_width(line.replace("$_{", "").replace("}$", ""), size) for line in lines)
     axes.annotate(
@@ -316,16 +395,16 @@ def _write_numbers(axes: Axes, saddle: SaddleReport, size: float, width: float) 
 
 def _panel_title(spectrum: PartSpectrum, size: float, width: float) -> str:
     count = f", N = {spectrum.num_samples}"
-    return shorten(spectrum.label, size, width - text_width(count, size)) + count
+    return literal(shorten(spectrum.label, size, width - text_width(count, size))) + count
 
 
-def _add_legend(figure: Figure, width: float) -> None:
+def _add_legend(figure: Figure, width: float, *, has_band: bool) -> None:
     stem = Line2D([], [], color=_OUTLIER, linewidth=0.8, marker=".", markersize=2.5)
+    line, band = Line2D([], [], color=_CURVE), Patch(color=_CURVE, alpha=0.3, linewidth=0)
     entries: list[tuple[Any, str]] = [
-        (
-            (Patch(color=_CURVE, alpha=0.3, linewidth=0), Line2D([], [], color=_CURVE)),
-            "density, mean and 95 % band over probes",
-        ),
+        ((band, line), "density, mean and 95 % band over probes")
+        if has_band
+        else (line, "density (one probe, no band)"),
         (stem, "one deflated eigenvalue"),
         (Line2D([], [], **_triangle(True)), "λ$_{min}$, certified negative"),
         (Line2D([], [], **_triangle(False)), "λ$_{min}$, sign not told"),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +19,7 @@ import seaborn
 from cycler import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
@@ -35,6 +38,38 @@ PALETTE: list[tuple[float, float, float]] = [tuple(color) for color in seaborn.c
 # make the same drawing the same bytes.
 _FILE_PARAMETERS: dict[Any, Any] = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "landscape"}
 _METADATA: dict[str, dict[str, None]] = {".pdf": {"CreationDate": None}, ".png": {}, ".svg": {"Date": None}}
+
+
+# Where DejaVu Sans has no Chinese, Japanese or Korean glyphs, the first of these that is installed helps out.
+_EAST_ASIAN_FONTS = [
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK KR",
+    "Noto Sans JP",
+    "Noto Sans SC",
+    "Noto Sans KR",
+    "Source Han Sans",
+    "IPAexGothic",
+    "TakaoGothic",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "Droid Sans Fallback",
+    "Hiragino Sans",
+    "PingFang SC",
+    "Apple SD Gothic Neo",
+    "Yu Gothic",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "Arial Unicode MS",
+]
+_MISSING_GLYPH = r"Glyph \d+ .* missing from"
+
+
+@cache
+def font_families() -> tuple[str, ...]:
+    """DejaVu Sans, which ships with matplotlib and has every Greek letter we print, then what is here for the rest."""
+    installed = set(fontManager.get_font_names())
+    return ("DejaVu Sans", *(name for name in _EAST_ASIAN_FONTS if name in installed))
 
 
 @contextmanager
@@ -64,8 +99,7 @@ def style(column: Column = "double") -> Iterator[None]:
         "figure.constrained_layout.use": True,
         "figure.labelsize": 8 * scale,
         "font.size": 7 * scale,
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib and has every Greek letter we print
+        "font.family": list(font_families()),
         "legend.fontsize": 7 * scale,
         "legend.frameon": False,
         "lines.linewidth": 1.0,
@@ -81,7 +115,9 @@ def style(column: Column = "double") -> Iterator[None]:
             f"{axis}.minor.size": 1.5,
             f"{axis}.minor.width": 0.4,
         }
-    with matplotlib.rc_context(parameters):
+    with matplotlib.rc_context(parameters), warnings.catch_warnings():
+        # A name is laid out many times; which of its glyphs no font has is told once, when the figure is saved.
+        warnings.filterwarnings("ignore", _MISSING_GLYPH)
         yield
 
 
@@ -103,6 +139,8 @@ class Drawing:
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write a figure as PDF or SVG (vectors) or PNG (300 dots an inch), atomically; same figure, same bytes.
 
+    One warning names all the characters that no installed font can show.
+
     Raises:
         LandscapeError: another suffix, or the file cannot be written.
     """
@@ -110,8 +148,24 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     suffix = path.suffix.lower()
     if suffix not in _METADATA:
         raise LandscapeError(f"cannot draw into '{path}': its suffix must be one of {', '.join(_METADATA)}")
-    with atomic_replacement(path) as temporary, matplotlib.rc_context(_FILE_PARAMETERS):
+    with (
+        atomic_replacement(path) as temporary,
+        matplotlib.rc_context(_FILE_PARAMETERS),
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.simplefilter("always")
         figure.savefig(temporary, format=suffix[1:], dpi=300, metadata=_METADATA[suffix])
+    missing: dict[str, None] = {}  # a set that keeps its order
+    for warning in caught:
+        if re.match(_MISSING_GLYPH, str(warning.message)):
+            missing[chr(int(str(warning.message).split()[1]))] = None
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if missing:
+        warnings.warn(
+            f"no installed font shows {' '.join(missing)}: boxes are drawn instead; install one, e.g. Noto Sans CJK",
+            stacklevel=2,
+        )
     return path
 
 
@@ -136,10 +190,17 @@ def save_drawing(drawing: Drawing, path: str | os.PathLike[str]) -> tuple[Path, 
     return figure_path, array_path
 
 
+def literal(text: str) -> str:
+    """``text`` as matplotlib must be given it to show it as it is: no ``$…$`` in a name is a formula."""
+    return text.replace("$", r"\$")
+
+
 def text_width(text: str, size: float) -> float:
     """Width in inches of ``text`` set in the figure font at ``size`` points."""
-    font = FontProperties(family="DejaVu Sans", size=size)
-    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    font = FontProperties(family=list(font_families()), size=size)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", _MISSING_GLYPH)
+        width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
     return float(width) / 72
 
 

@@ -14,6 +14,7 @@ import h5py
 import pytest
 import rich_click as click
 from landscape_cli.main import cli
+from landscape_cli.plot import matches
 from support.command import Call, make_call
 from support.runs import StopAfter, files_below, tiny_recipe, write_image_folder
 
@@ -219,6 +220,21 @@ def test_plot_draws_both_kinds_as_pdf_and_png(call: Call, spectra: Path, tmp_pat
         assert str(figure) in outcome.out
         with h5py.File(f"{figure}.h5") as arrays:
             assert len(arrays) + len(arrays.attrs) > 0
+
+
+@pytest.mark.parametrize(
+    ("glob", "taken"),
+    [
+        ("class/*", ["class/0", "class/12"]),
+        ("class/?/layer/*", ["class/0/layer/layer1.0.conv1"]),
+        ("class/*/layer/*", ["class/0/layer/layer1.0.conv1"]),
+        ("*", ["all"]),
+        ("group/tail", ["group/tail"]),
+    ],
+)
+def test_a_star_in_parts_stays_within_one_level(glob: str, taken: list[str]) -> None:
+    parts = ["all", "group/tail", "class/0", "class/12", "class/0/layer/layer1.0.conv1"]
+    assert [part for part in parts if matches(part, glob)] == taken
 
 
 def test_plot_puts_two_files_side_by_side(call: Call, spectra: Path, tmp_path: Path) -> None:

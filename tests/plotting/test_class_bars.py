@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer, ErrorbarContainer
 from support.spectra import long_tailed_classes, with_lambda_min
 
-from landscape.curvature.results import PartSpectrum
+from landscape.curvature.results import Interval, PartSpectrum
 from landscape.errors import LandscapeError
 from landscape.plotting import class_bars
 
@@ -153,3 +155,74 @@ def test_what_cannot_be_drawn_is_said(classes: list[PartSpectrum]) -> None:
             class_bars(nothing)
     with pytest.raises(LandscapeError, match="part 'class/1' appears twice in 'CE'"):
         class_bars({"CE": [classes[1], classes[1]]})
+
+
+def with_saddle(part: PartSpectrum, **fields: Any) -> PartSpectrum:
+    return dataclasses.replace(part, saddle=dataclasses.replace(part.saddle, **fields))
+
+
+def test_intervals_lie_within_the_axis(classes: list[PartSpectrum]) -> None:
+    wide = with_saddle(classes[3], negative_mass=Interval(10.0, 0.5, 9e4), lambda_max_residual=700.0)
+    ends, mass, *_ = class_bars([classes[2], wide]).figure.axes
+    assert mass.get_ylim()[1] > 9e4
+    assert ends.get_ylim()[1] > 700 + classes[3].saddle.lambda_max
+
+
+def test_an_unbounded_interval_is_an_arrow_over_the_whole_height(classes: list[PartSpectrum]) -> None:
+    unbounded = with_saddle(classes[3], negative_mass=Interval(10.0, 0.5, math.inf))
+    drawing = class_bars([classes[2], unbounded])
+    mass = drawing.figure.axes[1]
+    (arrow,) = [line for line in mass.lines if line.get_marker() == "^"]
+    assert (list(arrow.get_xdata()), list(arrow.get_ydata())) == ([1.0], [mass.get_ylim()[1]])  # type: ignore[arg-type]
+    np.testing.assert_allclose(error_ends(bars(mass)[0])[1], [0.5, mass.get_ylim()[1]])
+    assert drawing.arrays["negative_mass_high"][0, 1] == math.inf
+
+
+def test_log_panels_within_a_decade_have_two_labels(classes: list[PartSpectrum]) -> None:
+    for gradient_norm in (1.0, 1.24, 3.0, 9.9, 2e-7):
+        figure = class_bars([with_saddle(classes[3], gradient_norm=gradient_norm)]).figure
+        axes = figure.axes[3]
+        low, high = axes.get_ylim()
+        ticks = axes.yaxis.get_major_ticks()
+        labels = [tick.label1.get_text() for tick in ticks if low <= tick.get_loc() <= high]
+        assert len(set(labels) - {""}) >= 2, (gradient_norm, labels)
+
+
+def test_panels_of_zeros_say_so_without_a_warning(classes: list[PartSpectrum]) -> None:
+    nothing = Interval(0.0, 0.0, 0.0)
+    zero = with_saddle(
+        classes[0],
+        lambda_min=0.0,
+        lambda_max=0.0,
+        lambda_min_residual=0.0,
+        lambda_max_residual=0.0,
+        gradient_norm=0.0,
+        negative_mass=nothing,
+        negative_fraction=Interval(math.nan, math.nan, math.nan),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        panels = class_bars([zero]).figure.axes
+    words = [[text.get_text() for text in axes.texts] for axes in panels]
+    assert words == [["every value is 0"]] * 2 + [["not defined: every eigenvalue is 0"], ["every value is 0"], []]
+
+
+@pytest.mark.parametrize("column", ["single", "double"])
+def test_forty_parts_are_all_named(classes: list[PartSpectrum], column: str) -> None:
+    many = [
+        dataclasses.replace(classes[i % 10], part=f"class/{i}/layer/fc", label=f"class {i}, layer1.0.conv1")
+        for i in range(40)
+    ]
+    figure = class_bars(many, column=column).figure  # type: ignore[arg-type]
+    labels = figure.axes[4].get_xticklabels()
+    assert [label.get_text() for label in labels] == [part.label for part in many]
+    boxes = [label.get_window_extent(figure.canvas.get_renderer()) for label in labels]  # type: ignore[attr-defined]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+def test_method_and_class_names_are_no_formulas(classes: list[PartSpectrum]) -> None:
+    named = [dataclasses.replace(classes[1], label=r"a$\frac$")]
+    figure = class_bars({r"$\frac$": named, "_sam": named}, groups={"$x$": ["class/1"]}).figure
+    texts = [*figure.legends[0].get_texts()[:2], *figure.axes[4].get_xticklabels(), *figure.axes[0].texts]
+    shown = [text._preprocess_math(text.get_text()) for text in texts]  # type: ignore[attr-defined]
+    assert shown == [(r"$\frac$", False), ("_sam", False), (r"a$\frac$", False), ("$x$", False)]

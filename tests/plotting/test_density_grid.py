@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from scipy import stats
 from support.spectra import class_eigenvalues, long_tailed_classes, part_spectrum, quadrature_of, with_lambda_min
 
-from landscape.curvature.results import PartSpectrum, SpectralDensity
+from landscape.curvature.results import Interval, PartSpectrum, SpectralDensity
 from landscape.errors import LandscapeError
 from landscape.plotting import density_curve, density_grid
-from landscape.plotting.density import with_error
+from landscape.plotting.density import KERNEL_WIDTH, plain_or_power, with_error
 
 LONG_NAMES = ["Passerculus sandwichensis princeps", "great white shark, man-eater", "layer4.1.downsample.0.weight"]
 
@@ -130,7 +130,7 @@ def assert_nothing_collides(figure: Figure) -> None:
         (2, "double", (1, 2)),
         (3, "double", (1, 3)),
         (4, "single", (2, 2)),
-        (7, "double", (2, 4)),
+        (7, "double", (3, 3)),  # the labels of two decades a side need more than a quarter of the width
         (10, "double", (2, 5)),
         (12, "wide", (3, 4)),
     ],
@@ -234,3 +234,76 @@ def test_nothing_to_draw_is_said() -> None:
 )
 def test_numbers_for_small_spaces(value: float, error: float, text: str) -> None:
     assert with_error(value, error) == text
+
+
+@pytest.mark.parametrize(("count", "column"), [(1, "double"), (4, "single"), (10, "double"), (12, "wide")])
+def test_the_axis_says_that_it_is_logarithmic(classes: list[PartSpectrum], count: int, column: str) -> None:
+    drawing = density_grid(classes[:count], column=column)  # type: ignore[arg-type]
+    axes = drawing.figure.axes[0]
+    (low, high), ticks = axes.get_xlim(), np.asarray(axes.get_xticks())
+    assert sum((low <= ticks) & (ticks < 0)) >= 2
+    assert sum((ticks > 0) & (ticks <= high)) >= 2
+    assert np.log10(np.abs(ticks[ticks != 0])) == pytest.approx(np.round(np.log10(np.abs(ticks[ticks != 0]))))
+    assert axes.xaxis.get_transform().linear_width == drawing.arrays["threshold"]  # type: ignore[attr-defined]
+    words = drawing.figure.get_supxlabel()
+    assert words.startswith("eigenvalue λ (linear within ±")
+    assert "logarithmic outside" in words
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (-0.01, "−0.01"), (100, "100"), (-1e-5, "−$10^{-5}$"), (1e5, "$10^{5}$"), (2e-4, r"$2{\times}10^{-4}$")],
+)
+def test_labels_of_powers(value: float, text: str) -> None:
+    assert plain_or_power(value) == text
+
+
+@pytest.mark.parametrize(("num_steps", "num_probes"), [(4, 2), (6, 1), (25, 3)])
+def test_every_curve_ends_inside_its_frame(num_steps: int, num_probes: int) -> None:
+    """Few Ritz values have wide kernels; curve and band must sink below the axis before they reach the frame."""
+    parts = long_tailed_classes(2, num_parameters=3000, num_steps=num_steps, num_probes=num_probes)
+    drawing = density_grid(parts)
+    for axes, part in zip(drawing.figure.axes, parts, strict=False):
+        curve = {name: drawing.arrays[f"{part.part}/{name}"] for name in ("eigenvalues", "mean", "high")}
+        upper = np.fmax(curve["mean"], curve["high"])
+        low, high = axes.get_xlim()
+        outside = (curve["eigenvalues"] < low) | (curve["eigenvalues"] > high)
+        assert upper[outside].max(initial=0.0) < axes.get_ylim()[0]
+        assert max(upper[0], upper[-1]) < axes.get_ylim()[0], "the curve stops in mid-air"
+
+
+def test_kernels_stay_within_the_ritz_values() -> None:
+    nodes = np.array([-30.0, -0.1, 0.2, 40.0])
+    curve = density_curve(exact_quadrature(nodes), 1e-3)
+    outside = np.abs(curve.grid) > np.arcsinh(40 / 1e-3) + 4 * KERNEL_WIDTH
+    assert curve.mean[outside].max() < 1e-3 * curve.mean.max()
+
+
+def test_a_zero_hessian_of_a_large_network_is_one_whole_peak() -> None:
+    zero = zero_part(mass=2e6)
+    drawing = density_grid([part_spectrum("class/1", num_parameters=100, num_steps=10), zero])
+    mean = drawing.arrays["class/0/mean"]
+    assert max(mean[0], mean[-1]) < 0.5 < mean.max()
+    words = drawing.figure.axes[1].texts[0].get_text()
+    assert "nan" not in words
+    assert words.endswith("ν –")
+
+
+def zero_part(mass: float) -> PartSpectrum:
+    base = part_spectrum("class/0", num_parameters=100, num_steps=10)
+    undefined = Interval(math.nan, math.nan, math.nan)
+    saddle = dataclasses.replace(base.saddle, lambda_min=0.0, lambda_max=0.0, negative_fraction=undefined)
+    return dataclasses.replace(base, density=exact_quadrature(np.zeros(1), masses=(mass, mass)), saddle=saddle)
+
+
+def test_more_parts_than_a_page_holds_are_refused(classes: list[PartSpectrum]) -> None:
+    with pytest.raises(LandscapeError, match=r"31 parts do not fit .* 30 panels.*--parts.*--kind classes"):
+        density_grid([classes[0]] * 31)
+
+
+@pytest.mark.parametrize("name", [r"a$\frac$", "$x_1$", "cost in $", r"\$a$"])
+def test_names_are_shown_as_they_are(name: str) -> None:
+    drawing = density_grid([part_spectrum(label=name, num_parameters=60, num_steps=5)])
+    title = drawing.figure.axes[0].title
+    shown, is_formula = title._preprocess_math(title.get_text())  # type: ignore[attr-defined]
+    assert (shown, is_formula) == (f"{name}, N = 500", False)

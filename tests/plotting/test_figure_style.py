@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Any
 
 import h5py
 import matplotlib
@@ -86,3 +88,26 @@ def test_shorten_fits_and_keeps_both_ends() -> None:
     assert short[-4:] == name[-4:]
     assert "…" in short
     assert shorten("truck", 7, 0.8) == "truck"
+
+
+def test_missing_glyphs_are_told_once(tmp_path: Path) -> None:
+    """A private-use character is in no font; layout keeps quiet, and saving names it in one warning."""
+    with warnings.catch_warnings(), style():
+        warnings.filterwarnings("error", "no installed font")
+        figure = Figure()
+        figure.subplots(2)[0].set_title("a\U0010fff0\U0010fff1\U0010fff0")
+        figure.draw_without_rendering()
+    with pytest.warns(UserWarning, match="no installed font") as caught:
+        save_figure(figure, tmp_path / "a.png")
+    assert len(caught) == 1
+    assert "no installed font shows \U0010fff0 \U0010fff1:" in str(caught[0].message)
+
+
+def test_other_warnings_of_a_save_still_reach_the_user(figure: Figure, tmp_path: Path) -> None:
+    class Loud(Figure):
+        def savefig(self, *args: Any, **options: Any) -> None:
+            warnings.warn("something else", stacklevel=1)
+            figure.savefig(*args, **options)
+
+    with pytest.warns(UserWarning, match="something else"):
+        save_figure(Loud(), tmp_path / "a.png")
