@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.curvature.parts import Part
+from landscape.curvature.products import SplitProduct
 from landscape.errors import LandscapeError
 
 BatchNormPolicy = Literal["eval", "batch"]
@@ -164,6 +165,8 @@ class Problem:
             layer.track_running_stats = False
         self.parameters = {name: p.detach().clone() for name, p in self._model.named_parameters()}
         self.buffers = {name: b.detach().clone() for name, b in self._model.named_buffers()}
+        # Traced products by parameters and chunk shape, shared by every part of this problem.
+        self.traces: dict[Any, SplitProduct | None] = {}
 
     @property
     def _batch_statistics(self) -> list[_BatchNorm]:
@@ -181,6 +184,11 @@ class Problem:
             )
 
     # ------------------------------------------------------------------ the shape of the question
+
+    @property
+    def module(self) -> nn.Module:
+        """The problem's own copy of the model; its values are those of ``parameters`` and ``buffers``."""
+        return self._model
 
     @property
     def num_samples(self) -> int:
@@ -227,6 +235,7 @@ class Problem:
         view.__dict__.pop("total_weight", None)
         view.dtype = dtype
         view._model = copy.deepcopy(self._model).to(dtype=dtype)
+        view.traces = {}
         view.parameters = {name: p.to(dtype) for name, p in self.parameters.items()}
         view.buffers = {name: b.to(dtype) if b.is_floating_point() else b for name, b in self.buffers.items()}
         view.samples = _cast(self.samples, dtype, self.device)
@@ -339,8 +348,8 @@ class Problem:
 
         small = self.thinned()
         vector = _unit_vector(small, seed=0)
-        product = (HessianOperator(small) @ vector).double()
-        reference = HessianOperator(small.with_dtype(torch.float64)) @ vector.double()
+        product = (HessianOperator(small, engine="double-backward") @ vector).double()
+        reference = HessianOperator(small.with_dtype(torch.float64), engine="double-backward") @ vector.double()
         return _relative(product - reference, reference)
 
     def _probe(self) -> ProblemCheck:
@@ -350,7 +359,7 @@ class Problem:
         self._refuse_detached_loss(small)
         u, v = _unit_vector(small, seed=1), _unit_vector(small, seed=2)
         try:
-            first, second, other = (HessianOperator(small) @ vector for vector in (v, v, u))
+            first, second, other = (HessianOperator(small, engine="double-backward") @ vector for vector in (v, v, u))
         except RuntimeError as error:
             if "derivative" in str(error) or "differentiate twice" in str(error):
                 raise LandscapeError(
@@ -359,7 +368,7 @@ class Problem:
                 ) from error
             raise
         exact = small.with_dtype(torch.float64)
-        reference = HessianOperator(exact) @ v.double()
+        reference = HessianOperator(exact, engine="double-backward") @ v.double()
         if not (torch.isfinite(first).all() and torch.isfinite(reference).all()):
             raise LandscapeError(
                 "the Hessian product is not finite: the loss overflows at these parameters. Check the checkpoint, the "
@@ -485,7 +494,7 @@ def _distance_to_differences(problem: Problem, vector: Tensor) -> float:
 
     length = max(problem.parameter_norm, 1e-3)
     nearby = _moved(problem, _unit_vector(problem, seed=3), 1e-3 * length)
-    product = HessianOperator(nearby) @ vector
+    product = HessianOperator(nearby, engine="double-backward") @ vector
     errors = []
     for step in (1e-6 * length, 1e-7 * length, 1e-8 * length, 1e-9 * length):
         ahead, behind = (_moved(nearby, vector, sign * step).value_and_gradient()[1] for sign in (1, -1))

@@ -72,13 +72,14 @@ def test_every_cut_is_its_own_dense_hessian(name: str) -> None:
         assert_same_matrix(hessian_matrix(one_after_the_other), expected)
 
 
+@pytest.mark.parametrize("engine", ["traced", "double-backward"])
 @pytest.mark.parametrize("chunk_size", [1, 4, 12, 13, 99])
-def test_chunks_of_any_size_give_the_same_matrix(chunk_size: int) -> None:
+def test_chunks_of_any_size_give_the_same_matrix(chunk_size: int, engine: Any) -> None:
     expected = dense("conv", "ldam", True)
     problem = small_problem("conv", small_loss("ldam", weighted=True), chunk_size=chunk_size)
     some = torch.randn(len(expected), 8, dtype=torch.float64)
-    assert_same_matrix(HessianOperator(problem) @ some, expected @ some)
-    assert_same_matrix(HessianOperator(problem, memory_budget=0) @ some, expected @ some)
+    assert_same_matrix(HessianOperator(problem, engine=engine) @ some, expected @ some)
+    assert_same_matrix(HessianOperator(problem, engine=engine, memory_budget=0) @ some, expected @ some)
     _, gradient = problem.value_and_gradient()
     torch.testing.assert_close(gradient, oracle("conv", small_loss("ldam", True)).gradient(), rtol=1e-11, atol=1e-14)
 
@@ -231,7 +232,7 @@ def test_graphs_die_with_their_operator(budget: int | None) -> None:
     problem = Problem(MarkedNet(), small_loss(), (torch.randn(13, 5), LABELS), chunk_size=5)
     gc.collect()
     Marked.alive.clear()
-    op = HessianOperator(problem, memory_budget=budget)
+    op = HessianOperator(problem, engine="double-backward", memory_budget=budget)
     op @ torch.ones(op.shape[0])
     gc.collect()
     assert sum(token() is not None for token in Marked.alive) == op.kept_chunks
@@ -246,7 +247,8 @@ def test_kept_bytes_do_not_count_the_data_set_once_a_chunk() -> None:
     model = nn.Sequential(nn.Linear(300, 2), nn.Tanh(), nn.Linear(2, 4))
     held = []
     for chunk_size in (400, 10):
-        op = HessianOperator(Problem(model, small_loss(), samples, chunk_size=chunk_size))
+        problem = Problem(model, small_loss(), samples, chunk_size=chunk_size)
+        op = HessianOperator(problem, engine="double-backward")
         op @ torch.ones(op.shape[0])
         held.append(op.kept_bytes)
     assert 0 < held[1] < 3 * held[0]

@@ -1,0 +1,158 @@
+"""Traced and split products: equal to differentiating twice, shared between parts, and honest when they cannot be."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.problems import LABELS, small_loss, small_problem
+from torch import Tensor, nn
+
+from landscape.curvature import HessianOperator, Part, Problem, Samples
+from landscape.errors import LandscapeError
+from landscape.models import build_model
+
+IMAGES = Samples(torch.randn(13, 3, 16, 16, generator=torch.Generator().manual_seed(0)), LABELS)
+
+
+class VitBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 8, 8)
+        self.block = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True, norm_first=True)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.head = nn.GRU(3, 8, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cells(x.mean(2).transpose(1, 2))[0][:, -1])
+
+
+class InPlace(nn.Module):
+    """Writes into what the derivative reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        y = torch.tanh(x)
+        x = F.relu(x, inplace=True)
+        x += y
+        return self.head(x.mean((2, 3)))
+
+
+class Branching(nn.Module):
+    """Control flow that depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.head(x.mean((2, 3)))
+        return z if x[0].sum() > 0 else torch.tanh(z)
+
+
+class HiddenBranch(nn.Module):
+    """The same, out of sight of a tracer: the value is read by NumPy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 4)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        z = self.head(x.mean((2, 3)))
+        with torch.no_grad():
+            shift = z.exp()
+        return z * (1 + shift)
+
+
+def assert_equal_products(problem: Problem, *, traced: bool) -> None:
+    vectors = torch.randn(problem.num_parameters, 2, dtype=problem.dtype)
+    op = HessianOperator(problem)
+    expected = HessianOperator(problem, engine="double-backward") @ vectors
+    for _ in range(2):
+        torch.testing.assert_close(op @ vectors, expected, rtol=1e-9, atol=1e-11 * float(expected.abs().max()))
+    assert (op.traced_chunks > 0) is traced
+    frugal = HessianOperator(problem, memory_budget=0)
+    torch.testing.assert_close(frugal @ vectors, op @ vectors, rtol=0, atol=0)
+    assert frugal.kept_chunks == 0
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv", "cosine", "tied", "tokens", "attention", "frozen"])
+def test_small_models_are_traced_exactly(name: str) -> None:
+    assert_equal_products(small_problem(name), traced=True)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("loss", ["ce", "focal", "ldam", "vs", "la", "cdt"])
+def test_every_loss_is_traced_exactly(loss: str, weighted: bool) -> None:
+    assert_equal_products(small_problem("mlp", small_loss(loss, weighted)), traced=True)
+
+
+@pytest.mark.parametrize("model", ["resnet20", "convnet", "mlp", "resnet18", VitBlock, Recurrent, InPlace])
+def test_image_models_are_traced_exactly(model: Any) -> None:
+    torch.manual_seed(0)
+    network = build_model(model, num_classes=4, image_size=16) if isinstance(model, str) else model()
+    assert_equal_products(Problem(network, small_loss(), IMAGES, dtype=torch.float64, chunk_size=8), traced=True)
+
+
+@pytest.mark.parametrize("model", [Branching, HiddenBranch])
+def test_what_cannot_be_traced_is_differentiated_twice(model: type[nn.Module]) -> None:
+    if model is HiddenBranch:
+        # A detached factor is no function whose Hessian this is; the start-up probe says so before any trace.
+        with pytest.raises(LandscapeError, match="second derivative"):
+            Problem(model(), small_loss(), IMAGES, dtype=torch.float64)
+        return
+    assert_equal_products(Problem(model(), small_loss(), IMAGES, dtype=torch.float64), traced=False)
+
+
+def test_an_operation_that_kills_the_tracer_is_never_handed_to_it() -> None:
+    """Tracing the forward derivative of a squared error ends the process in PyTorch 2.13."""
+
+    def squared(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return F.mse_loss(outputs[:, 0], targets, reduction="sum"), torch.tensor(float(len(targets)))
+
+    samples = Samples(IMAGES.inputs, torch.linspace(-1, 1, 13))
+    problem = Problem(build_model("mlp", num_classes=4, image_size=16), squared, samples, dtype=torch.float64)
+    assert_equal_products(problem, traced=False)
+
+
+def test_two_shapes_serve_parts_of_every_size() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(200, 6)
+    problem = Problem(nn.Linear(6, 4), small_loss(), (inputs, torch.arange(200) % 4), dtype=torch.float64)
+    expected = torch.zeros(problem.num_parameters, dtype=torch.float64)
+    vector = torch.randn(problem.num_parameters, dtype=torch.float64)
+    sizes = (1, 31, 32, 33, 97, 6)
+    starts = [sum(sizes[:k]) for k in range(len(sizes))]
+    for start, size in zip(starts, sizes, strict=True):
+        part = problem.restrict(Part("p", "p", samples=torch.arange(start, start + size)))
+        expected += size / 200 * (HessianOperator(part) @ vector)
+    assert len(problem.traces) == 2
+    torch.testing.assert_close(HessianOperator(problem) @ vector, expected, rtol=1e-10, atol=1e-13)
+    assert len(problem.traces) == 2
+
+
+def test_batch_statistics_are_not_padded() -> None:
+    problem = small_problem("conv", batch_norm="batch", chunk_size=64)
+    assert_equal_products(problem, traced=True)
+
+
+def test_one_engine_to_the_end() -> None:
+    op = HessianOperator(small_problem("conv"))
+    vector = torch.randn(op.shape[0], dtype=torch.float64)
+    assert len({tuple((op @ vector).tolist()) for _ in range(12)}) == 1
+    with pytest.raises(LandscapeError, match="double-backward"):
+        HessianOperator(small_problem("mlp"), engine="fast")  # type: ignore[arg-type]
