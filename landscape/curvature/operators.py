@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
@@ -284,7 +285,7 @@ def _split_product(problem: Problem, samples: Samples, mask: Tensor, resident: s
     if key in problem.traces:
         return problem.traces[key]
     product: SplitProduct | None = None
-    try:
+    with contextlib.suppress(CannotTrace):
         product = trace_product(
             problem.module,
             _masked_total(problem.loss),
@@ -295,8 +296,6 @@ def _split_product(problem: Problem, samples: Samples, mask: Tensor, resident: s
             targets,
             mask,
         )
-    except CannotTrace:
-        pass
     if product is not None:
         real = Samples(inputs[mask.bool()], targets[mask.bool()])
         generator = torch.Generator().manual_seed(0)

@@ -348,7 +348,7 @@ class Problem:
 
         small = self.thinned()
         vector = _unit_vector(small, seed=0)
-        product = (HessianOperator(small, engine="double-backward") @ vector).double()
+        product = (HessianOperator(small) @ vector).double()
         reference = HessianOperator(small.with_dtype(torch.float64), engine="double-backward") @ vector.double()
         return _relative(product - reference, reference)
 

