@@ -30,17 +30,18 @@ _BATCH_NORMS = (
 
 # Forward operations whose product has been traced and compared with differentiating twice. Others are not tried:
 # tracing forward derivatives of some (mse_loss in PyTorch 2.13) does not raise but takes the whole process down.
-_TRACEABLE = frozenset(
-    (
-        "_adaptive_avg_pool2d _log_softmax _safe_softmax _softmax _to_copy _unsafe_view abs add add_ addmm "
-        "alias arange avg_pool2d bmm clamp_min clone constant_pad_nd convolution detach div elu embedding "
-        "empty eq exp expand gelu index leaky_relu lift_fresh_copy log logsumexp masked_fill "
-        "max_pool2d_with_indices mean mm mul mul_ native_batch_norm native_group_norm native_layer_norm neg "
-        "nll_loss_forward ones ones_like permute pow relu relu_ rsqrt scalar_tensor select sigmoid sigmoid_ "
-        "silu slice softplus split sqrt squeeze stack sub sum t tanh tanh_ transpose transpose_ unbind "
-        "unsafe_split unsqueeze view zeros zeros_like "
-    ).split()
-)
+# fmt: off
+TRACEABLE = frozenset([
+    "_adaptive_avg_pool2d", "_log_softmax", "_safe_softmax", "_softmax", "_to_copy", "_unsafe_view", "abs", "add",
+    "add_", "addmm", "arange", "avg_pool2d", "bmm", "cat", "clamp_min", "clone", "constant_pad_nd", "convolution",
+    "div", "elu", "embedding", "empty", "eq", "exp", "expand", "gelu", "index", "leaky_relu", "log", "logsumexp",
+    "masked_fill", "max_pool2d_with_indices", "mean", "mm", "mul", "mul_", "native_batch_norm", "native_group_norm",
+    "native_layer_norm", "neg", "nll_loss_forward", "ones", "ones_like", "permute", "pow", "relu", "relu_", "rsqrt",
+    "select", "sigmoid", "sigmoid_", "silu", "slice", "softplus", "split", "split_with_sizes", "sqrt", "squeeze",
+    "stack", "sub", "sum", "t", "tanh", "tanh_", "transpose", "transpose_", "unbind", "unsafe_split", "unsqueeze",
+    "view", "zeros",
+])
+# fmt: on
 
 
 class CannotTrace(Exception):
@@ -103,7 +104,7 @@ def trace_product(
         outputs = functional_call(model, dict(zip(state_names, values, strict=True)), (samples[0],), tie_weights=True)
         return total(outputs, samples[1], samples[2])
 
-    loss = _loss_graph(forward, state, (inputs, targets, mask))
+    loss = capture_loss(forward, state, (inputs, targets, mask))
 
     def loss_of(values: Sequence[Tensor], every: Sequence[Tensor], samples: Sequence[Tensor]) -> Tensor:
         replaced = dict(zip(state_names, every, strict=True)) | dict(zip(chosen, values, strict=True))
@@ -140,7 +141,7 @@ def trace_product(
     raise CannotTrace("; ".join(reasons))
 
 
-def _loss_graph(
+def capture_loss(
     loss: Callable[..., Tensor], state: Sequence[Tensor], samples: tuple[Tensor, Tensor, Tensor]
 ) -> fx.GraphModule:
     """The summed loss as a graph of operations, batch normalisation folded where it follows a convolution."""
@@ -149,12 +150,16 @@ def _loss_graph(
             graph = make_fx(loss, _allow_non_fake_inputs=True)(list(state), *samples)
     except Exception as error:
         raise CannotTrace(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
-    called = [node.target for node in graph.graph.nodes if node.op == "call_function"]
-    names = {target._opname for target in called if isinstance(target, torch._ops.OpOverload)}
-    if unknown := sorted(names - _TRACEABLE):
+    if unknown := sorted(operation_names(graph) - TRACEABLE):
         raise CannotTrace(f"not known to be traceable: {', '.join(unknown)}")
     _fold_batch_norms(graph)
     return graph
+
+
+def operation_names(graph: fx.GraphModule) -> set[str]:
+    """Names of the tensor operations that a graph calls."""
+    called = [node.target for node in graph.graph.nodes if node.op == "call_function"]
+    return {target._opname for target in called if isinstance(target, torch._ops.OpOverload)}
 
 
 def _fold_batch_norms(graph: fx.GraphModule) -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from support.problems import LABELS, small_loss, small_problem
 from torch import Tensor, nn
 
-from landscape.curvature import HessianOperator, Part, Problem, Samples
+from landscape.curvature import HessianOperator, Part, Problem, Samples, products
 from landscape.errors import LandscapeError
 from landscape.models import build_model
 
@@ -49,6 +49,28 @@ class InPlace(nn.Module):
         return self.head((x + y).mean((2, 3)))
 
 
+class Assorted(nn.Module):
+    """Every other operation on the list of those that may be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.Linear(128, 4)
+        self.smooth = nn.Sequential(
+            nn.AvgPool2d(2), nn.GELU(), nn.SiLU(), nn.ELU(), nn.LeakyReLU(), nn.Softplus(), nn.Sigmoid()
+        )
+        self.table, self.layer_norm = nn.Embedding(5, 4), nn.LayerNorm(4)
+        self.scale = nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.adaptive_avg_pool2d(self.smooth(F.max_pool2d(self.norm(self.conv(x)), 2)), 4)
+        z = self.head(x.flatten(1)) + self.layer_norm(self.table(torch.arange(4))).mean(0)
+        z = torch.stack([z, -z], dim=2).permute(0, 2, 1)[:, 0]
+        first, second = z.split([1, 3], dim=1)
+        z = torch.cat([torch.softmax(first, 1), torch.softmax(second, 1).sqrt()], dim=1)
+        z = (z.abs() + 1).log() / (1 + self.scale.exp() ** 2) - torch.ones_like(z) * z.clamp_min(0.01)
+        return z.transpose(0, 1).clone().t() * torch.rsqrt(1 + z.pow(2).sum(1, keepdim=True))
+
+
 class Branching(nn.Module):
     """Control flow that depends on values."""
 
@@ -84,7 +106,7 @@ def test_every_loss_is_traced_exactly(loss: str, weighted: bool) -> None:
     assert_equal_products(small_problem("mlp", small_loss(loss, weighted)), traced=True)
 
 
-@pytest.mark.parametrize("model", ["resnet20", "convnet", "mlp", "resnet18", VitBlock, Recurrent, InPlace])
+@pytest.mark.parametrize("model", ["resnet20", "convnet", "mlp", "resnet18", VitBlock, Recurrent, InPlace, Assorted])
 def test_image_models_are_traced_exactly(model: Any) -> None:
     torch.manual_seed(0)
     network = build_model(model, num_classes=4, image_size=16) if isinstance(model, str) else model()
@@ -93,6 +115,28 @@ def test_image_models_are_traced_exactly(model: Any) -> None:
 
 def test_what_cannot_be_traced_is_differentiated_twice() -> None:
     assert_equal_products(Problem(Branching(), small_loss(), IMAGES, dtype=torch.float64), traced=False)
+
+
+def test_every_operation_on_the_list_has_been_traced_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list is a promise: an operation may be on it only if the models above use it."""
+    seen: set[str] = set()
+    original = products.operation_names
+
+    def spy(graph: Any) -> set[str]:
+        names = original(graph)
+        seen.update(names)
+        return names
+
+    monkeypatch.setattr(products, "operation_names", spy)
+    networks: list[nn.Module] = [Recurrent(), InPlace(), Assorted(), VitBlock()]
+    networks += [build_model(name, num_classes=4, image_size=16) for name in ("resnet20", "resnet18")]
+    problems = [Problem(network, small_loss(), IMAGES, dtype=torch.float64) for network in networks]
+    problems += [small_problem(name) for name in ("mlp", "cosine", "tokens", "attention")]
+    problems += [small_problem("mlp", small_loss(name, weighted=True)) for name in ("focal", "ldam", "vs")]
+    for problem in problems:
+        op = HessianOperator(problem)
+        op @ torch.ones(op.shape[0])
+    assert seen == products.TRACEABLE
 
 
 def test_an_operation_that_kills_the_tracer_is_never_handed_to_it() -> None:
