@@ -32,11 +32,6 @@ _COMMANDS = {
     "info": "what a checkpoint or a results file holds",
 }
 
-_AFTER_STOP = {
-    "train": "; every finished epoch is kept, the same command with --resume goes on",
-    "spectrum": "; every finished part is kept, the same command (without --overwrite) goes on",
-}
-
 
 class _LazyGroup(click.RichGroup):
     _writing_help = False
@@ -96,9 +91,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(1)
-    except (KeyboardInterrupt, click.Abort):
-        command = next((word for word in sys.argv[1:] if word in _COMMANDS), "")
-        errors.print(f"stopped{_AFTER_STOP.get(command, '')}", style="yellow")
+    except (KeyboardInterrupt, click.Abort) as stop:
+        # A command that has kept something raises Abort with words about it.
+        errors.print(f"stopped; {stop}" if str(stop) else "stopped", style="yellow")
         sys.exit(1)
     except Exception as error:
         message = _for_users(error)

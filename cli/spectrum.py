@@ -45,7 +45,7 @@ click.rich_click.OPTION_GROUPS["* spectrum"] = [
 @click.option("--per-group", is_flag=True, help="one part a group of classes: head, mid, tail by index")
 @click.option("--per-layer", is_flag=True, help="one part a layer; with classes or groups, one a class and layer")
 @click.option(
-    "--layers", multiple=True, metavar="GLOB", help="only these layers, for example 'stage3.*'; may be repeated"
+    "--layers", multiple=True, metavar="GLOB", help="only these layers, for example 'layer3.*'; may be repeated"
 )
 @click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
 @click.option(
@@ -84,11 +84,18 @@ click.rich_click.OPTION_GROUPS["* spectrum"] = [
 @click.option("--vectors", "keep_vectors", is_flag=True, help="store the eigenvectors; each is as large as the model")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="results file, FILE.h5")
 @click.option("--overwrite", is_flag=True, help="start the file again")
+@click.option(
+    "--logit-scale",
+    type=click.FloatRange(0, min_open=True),
+    metavar="S",
+    help="of a foreign checkpoint with a cosine head: the loss is taken of S times its outputs [default: 1]",
+)
 @subject_options("spectrum")
 def command(
     checkpoint: Path,
     factory: str | None,
     allow_pickle: bool,
+    logit_scale: float | None,
     output: Path,
     overwrite: bool,
     layers: tuple[str, ...],
@@ -111,15 +118,25 @@ def command(
     """
     fields = {key: value for key, value in rest.items() if "__" in key}
     options = {key: value for key, value in rest.items() if "__" not in key}
-    subject = subject_of(checkpoint, factory, allow_pickle, fields)
+    subject = subject_of(checkpoint, factory, allow_pickle, fields, logit_scale=logit_scale)
     settings = MeasureSettings(
         num_pairs=pairs, tol=tol, max_matvecs=max_matvecs, num_probes=probes, num_steps=steps, seed=seed
     )
     plan = StudyPlan(**options, layers=layers or None, settings=settings)
-    with StudyBar() as bar:
-        file = run_study(
-            subject, plan, output, overwrite=overwrite, command=shlex.join(["landscape", *sys.argv[1:]]), progress=bar
-        )
+    try:
+        with StudyBar() as bar:
+            file = run_study(
+                subject,
+                plan,
+                output,
+                overwrite=overwrite,
+                command=shlex.join(["landscape", *sys.argv[1:]]),
+                progress=bar,
+            )
+    except KeyboardInterrupt:
+        if not output.exists():
+            raise
+        raise click.Abort("every finished part is kept, the same command (without --overwrite) goes on") from None
     print_saddle_table(file.read_all(), console)
     following = shlex.join(["landscape", "plot", str(output), "-o", str(output.with_suffix(".pdf"))])
     console.print(f"kept in {escape(str(output))}; next: [bold]{escape(following)}[/]", soft_wrap=True)

@@ -35,7 +35,14 @@ def subject_options(command: str) -> Callable[[Callable[..., Any]], Callable[...
     return decorate
 
 
-def subject_of(checkpoint: Path, factory: str | None, allow_pickle: bool, fields: dict[str, Any]) -> Subject:
-    """Open what the options of :func:`subject_options` name."""
+def subject_of(
+    checkpoint: Path,
+    factory: str | None,
+    allow_pickle: bool,
+    fields: dict[str, Any],
+    *,
+    logit_scale: float | None = None,
+) -> Subject:
+    """Open what the options of :func:`subject_options` name; only a command with a loss has a logit scale."""
     data = given_values(fields).get("data", {})
-    return open_subject(checkpoint, model=factory, data=data, allow_pickle=allow_pickle)
+    return open_subject(checkpoint, model=factory, data=data, allow_pickle=allow_pickle, logit_scale=logit_scale)

@@ -42,8 +42,13 @@ def command(
     for text in assignments:
         set_value(values, *parse_assignment(text))
     parsed = Recipe.parse(values, where=str(source) if source else "recipe")
-    with TrainingBar() as bar:
-        result = train(parsed, output, resume=resume, overwrite=overwrite, progress=bar)
+    try:
+        with TrainingBar() as bar:
+            result = train(parsed, output, resume=resume, overwrite=overwrite, progress=bar)
+    except KeyboardInterrupt:
+        if not (output / "resume.pt").is_file():
+            raise
+        raise click.Abort("every finished epoch is kept, the same command with --resume goes on") from None
     last, best = result.last, result.best
     console.print(f"last epoch {last.epoch}: accuracy {last.accuracy:.1%} ({group_shares(last.groups)})")
     console.print(f"best epoch {best.epoch}: accuracy {best.accuracy:.1%}, selected on the test split")

@@ -6,6 +6,7 @@ keeps them. It decides which samples a part sees and what is written beside the 
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Sequence
@@ -58,6 +59,7 @@ _DECISIVE = (
     "class_counts",
     "split",
     "loss",
+    "logit_scale",
     "normalize",
     "dtype",
     "batch_norm",
@@ -85,15 +87,11 @@ class Subject:
     epoch: int | None
     model_name: str  # as a recipe or --model names it
     training_counts: tuple[int, ...]  # (C,) training images a class, which the training loss depends on
+    logit_scale: float  # s of a cosine head, 1 otherwise: the bare cosines have a meaninglessly small Hessian
 
     @property
     def normalization(self) -> Normalization:
         return self.data_recipe.normalization
-
-    @property
-    def logit_scale(self) -> float:
-        """s of a cosine head, 1 otherwise: the bare cosines have a meaninglessly small Hessian."""
-        return 1.0 if self.recipe is None else self.recipe.logit_scale
 
     def loss(self, kind: Literal["ce", "training"]) -> ClassificationLoss:
         """Plain cross-entropy, or the training loss with the class weights of the checkpoint's last epoch.
@@ -122,6 +120,7 @@ def open_subject(
     model: str | None = None,
     data: dict[str, Any] | None = None,
     allow_pickle: bool = False,
+    logit_scale: float | None = None,
 ) -> Subject:
     """A checkpoint of ours, which knows its model and data, or a foreign one, for which both are named.
 
@@ -130,12 +129,21 @@ def open_subject(
         model: ``package.module:factory`` of a foreign checkpoint; the factory is called without arguments.
         data: fields of :class:`DataRecipe` that replace the checkpoint's own, such as a source that has moved.
         allow_pickle: see :func:`landscape.training.checkpoint.load_state`.
+        logit_scale: s of a foreign checkpoint with a cosine head, by which the loss multiplies its outputs; 1 if not
+            given. A checkpoint of ours knows its own.
 
     Raises:
-        LandscapeError: whatever is missing, with the flag that would name it.
+        LandscapeError: whatever is missing, with the flag that would name it; a logit scale that is not a positive
+            number, or one for a checkpoint of ours.
     """
     changes = dict(data or {})
+    if logit_scale is not None and not 0 < logit_scale < math.inf:
+        raise LandscapeError(f"logit scale {logit_scale:g}: it multiplies the logits, give a positive number")
     if model is None:
+        if logit_scale is not None:
+            raise LandscapeError(
+                f"--logit-scale {logit_scale:g} is for a foreign checkpoint (--model …); {path} knows its own scale"
+            )
         checkpoint = load_checkpoint(path)
         recipe = checkpoint.recipe
         data_recipe = Recipe.parse({"data": {**recipe.dump()["data"], **changes}}, where="data").data
@@ -157,6 +165,7 @@ def open_subject(
             epoch=checkpoint.info.epoch,
             model_name=recipe.model.name,
             training_counts=tuple(checkpoint.info.class_counts),
+            logit_scale=recipe.logit_scale,
         )
     for flag in ("source", "normalize"):
         if flag not in changes:
@@ -178,6 +187,7 @@ def open_subject(
         epoch=None,
         model_name=model,
         training_counts=opened.counts,
+        logit_scale=1.0 if logit_scale is None else logit_scale,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from support.runs import files_below, tiny_recipe, write_image_folder
 from torch import Tensor
 
+from landscape import study
 from landscape.curvature import MeasureSettings, Part
 from landscape.errors import LandscapeError
 from landscape.losses import effective_number_weights
@@ -266,6 +268,19 @@ def test_the_file_says_what_was_measured(run: Path, subject: Subject, tmp_path: 
     assert meta["class_names"] == list(subject.data.class_names)
 
 
+def test_the_schema_page_names_every_entry_of_meta_and_those_that_must_agree(measured: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "schema.md").read_text(encoding="utf-8")
+    section = page.split("\n## `/meta`\n")[1].split("\n## ")[0]
+    documented, decisive = set(), set()
+    for row in (line for line in section.splitlines() if line.startswith("| `")):
+        cell = row.split("|")[1]
+        names = re.findall(r"`(\w+)`", cell)
+        documented.update(names)
+        decisive.update(names if "†" in cell else [])
+    assert documented == set(SpectrumFile.open(measured).meta)
+    assert decisive == set(study._DECISIVE)
+
+
 # ---------------------------------------------------------------------- resuming
 
 
@@ -395,6 +410,9 @@ class Tanh(nn.Module):
 def five():
     return build_model("mlp", num_classes=5, in_channels=1, image_size=8)
 
+def cosine():
+    return build_model("mlp", num_classes=10, in_channels=1, image_size=8, head="cosine")
+
 def coloured():
     return build_model("mlp", num_classes=10, in_channels=3, image_size=8)
 """
@@ -430,6 +448,27 @@ def test_a_foreign_checkpoint_gives_the_numbers_of_its_own(
     other = open_subject(tmp_path / "theirs.pth", model=f"{factories}:Tanh", data=DIGITS)
     with pytest.raises(LandscapeError, match="with model = "):
         run_study(other, plan, tmp_path / "theirs.h5")
+
+
+def test_the_scale_of_a_foreign_cosine_head_is_said_and_kept(tmp_path: Path, factories: str) -> None:
+    train(tiny_recipe(loss={"name": "ldam", "logit_scale": 20.0}, schedule={"epochs": 1}), tmp_path / "run")
+    own = open_subject(tmp_path / "run")
+    torch.save(load_checkpoint(tmp_path / "run").state, tmp_path / "theirs.pt")
+    plan = StudyPlan(classes="0", settings=QUICK)
+    run_study(own, plan, tmp_path / "ours.h5")
+
+    def foreign(scale: float | None) -> Subject:
+        named = f"{factories}:cosine"
+        return open_subject(tmp_path / "theirs.pt", model=named, data=DIGITS, logit_scale=scale)
+
+    assert run_study(foreign(20.0), plan, tmp_path / "theirs.h5").meta["logit_scale"] == 20.0
+    assert_same_numbers(tmp_path / "ours.h5", tmp_path / "theirs.h5")
+    with pytest.raises(LandscapeError, match=r"logit_scale = 20\.0, this run has logit_scale = 1\.0"):
+        run_study(foreign(None), plan, tmp_path / "theirs.h5")
+    with pytest.raises(LandscapeError, match=r"logit scale -1: .* positive"):
+        foreign(-1.0)
+    with pytest.raises(LandscapeError, match="knows its own scale"):
+        open_subject(tmp_path / "run", logit_scale=20.0)
 
 
 @pytest.mark.parametrize(

@@ -94,11 +94,18 @@ def cross_parts(by_samples: Sequence[Part], by_parameters: Sequence[Part]) -> li
 def resolve_classes(text: str, class_names: Sequence[str]) -> list[int]:
     """Class indices from ``0,3,truck``; names and numbers may be mixed, order and repeats are tidied.
 
+    A name may hold commas itself: from the left, the longest run of pieces that is a name is taken for that name.
+
     Raises:
         LandscapeError: an unknown name or a number out of range; the nearest names are quoted.
     """
     chosen: set[int] = set()
-    for word in (piece.strip() for piece in text.split(",")):
+    pieces = text.split(",")
+    while pieces:
+        ends = range(len(pieces), 0, -1)
+        end = next((end for end in ends if ",".join(pieces[:end]).strip() in class_names), 1)
+        word = ",".join(pieces[:end]).strip()
+        pieces = pieces[end:]
         if word in class_names:
             chosen.add(list(class_names).index(word))
         elif word.isdecimal() and int(word) < len(class_names):

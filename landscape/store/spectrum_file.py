@@ -209,11 +209,18 @@ def _open_checked(path: Path) -> h5py.File:
                 f"'{path}' is HDF5 but holds no spectra (no attribute schema = '{SCHEMA}'): "
                 "give one written by `landscape spectrum -o`"
             )
-        version = int(file.attrs["schema_version"])
+        version = file.attrs.get("schema_version")
+        if not isinstance(version, int | np.integer):
+            raise LandscapeError(
+                f"'{path}' is damaged: schema_version = {_short(version)} is no integer; compute it again"
+            )
         if version > SCHEMA_VERSION:
             raise LandscapeError(
                 f"'{path}' has schema version {version}, this landscape reads up to {SCHEMA_VERSION}: upgrade landscape"
             )
+        for name in ("meta", "spectra"):
+            if not isinstance(file.get(name), h5py.Group):
+                raise LandscapeError(f"'{path}' is damaged: it has no group /{name}; compute it again")
     except BaseException:
         file.close()
         raise

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 import landscape
@@ -93,7 +93,7 @@ def model_from_factory(reference: str) -> nn.Module:
 
 
 def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo) -> None:
-    """Write weights, buffers and ``info`` in one atomic step."""
+    """Write weights, buffers and ``info`` in one atomic step; the same content gives the same bytes."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     seen: set[int] = set()
     for name, tensor in state.items():
@@ -105,7 +105,19 @@ def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo) -> None:
     stamped = {**asdict(info), "versions": {"landscape": landscape.__version__, "torch": str(torch.__version__)}}
     metadata = {"format": "pt", _KEY: json.dumps(stamped)}
     with atomic_replacement(path) as partial:
-        save_file(state, str(partial), metadata=metadata)
+        partial.write_bytes(_with_sorted_header(save(state, metadata=metadata)))
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """The same safetensors file with the keys of its JSON header in order.
+
+    The library keeps the metadata in a hash map with a random order, so that an identical training would have another
+    SHA-256, and a study of it could not go on in the same results file.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the format aligns the tensors to 8 bytes
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -184,8 +196,8 @@ def load_state(path: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
     except (AttributeError, ImportError) as error:
         raise LandscapeError(f"{path} holds Python objects whose code is not here: {error}") from None
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LandscapeError(f"{path} is truncated or not a checkpoint: {reason}") from None
+        # Torch quotes its zip reader at length, which says no more than this.
+        raise LandscapeError(f"{path} is truncated or not a checkpoint: torch.load cannot read it") from error
     if isinstance(content, nn.Module):
         content = content.state_dict()
     for key in ("state_dict", "model_state_dict", "model", "net"):

@@ -87,6 +87,31 @@ def check_fit(model: nn.Module, images: Tensor, normalization: Normalization, nu
         )
 
 
+@torch.no_grad()
+def check_cosines(model: nn.Module, images: Tensor, normalization: Normalization) -> None:
+    """Refuse a model that does not answer with cosines, for a loss that multiplies them by its own scale.
+
+    Args:
+        model: in any mode, on any device; one that :func:`check_fit` has let pass.
+        images: uint8 ``(n, channels, height, width)``, a few.
+        normalization: from bytes to what the model takes.
+
+    Raises:
+        LandscapeError: an answer outside [−1, 1].
+    """
+    was_training = model.training
+    model.eval()
+    inputs = normalization(images.to(next(model.parameters()).device))
+    # Fresh raw logits may well be small; on far brighter images they grow, and cosines do not.
+    largest = max(float(model(factor * inputs).abs().max()) for factor in (1.0, 1e4))
+    model.train(was_training)
+    if largest > 1 + 1e-3:
+        raise LandscapeError(
+            f"{type(model).__name__} answers {largest:.3g}, not cosines in [−1, 1]: LDAM needs a cosine head, as does "
+            "model.head = 'cosine'. End the model in landscape.models.heads.CosineHead or choose another loss."
+        )
+
+
 def evaluate(
     model: nn.Module, data: ImageSet, normalization: Normalization, *, channels_last: bool = False
 ) -> Evaluation:

@@ -6,8 +6,10 @@ A run's folder holds ``recipe.toml``, ``history.jsonl`` (one line an epoch), ``l
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +26,7 @@ from landscape.json_text import json_text
 from landscape.losses import ClassificationLoss, build_loss, class_weights_at
 from landscape.optim import EscapeOptimizer, GroupedObjective, build_optimizer, tail_classes
 from landscape.training.checkpoint import CheckpointInfo, fit_state, model_for, save_checkpoint
-from landscape.training.evaluation import check_fit, evaluate
+from landscape.training.evaluation import check_cosines, check_fit, evaluate
 from landscape.training.recipe import Recipe, resolve_device
 from landscape.training.schedules import learning_rate, milestone
 
@@ -92,7 +94,9 @@ def train(
     """Train what ``recipe`` says and keep everything in ``folder``.
 
     The training images live on the device as one uint8 tensor; cropping, flipping and normalising happen there, in
-    batches. The test split is evaluated after every epoch; the last epoch is the result.
+    batches. A last batch of one image joins the batch before it, since batch norm cannot normalise a single value. The
+    test split is evaluated after every epoch; the last epoch is the result. Nothing is written before the first epoch
+    has ended.
 
     Args:
         recipe: the run.
@@ -103,7 +107,8 @@ def train(
 
     Raises:
         LandscapeError: the folder holds a run and neither ``resume`` nor ``overwrite`` was said, the run to resume has
-            another recipe, the loss is no longer finite, or the data cannot be read.
+            another recipe, the loss is no longer finite, the data cannot be read, or the model cannot be trained with
+            this loss or on batches of this size.
     """
     run = _Run(recipe.resolved, folder, resume=resume, overwrite=overwrite)
     return run.go(progress or Silent())
@@ -115,6 +120,7 @@ class _Run:
         state = self._saved_state() if resume else None
         if state is None:
             self._check_folder(overwrite=overwrite)
+        self._check_writable()
         self.device = torch.device(resolve_device(recipe.run.device))
         self.data: LongTailedData = recipe.data.open()
         images = self.data.train.images
@@ -124,14 +130,18 @@ class _Run:
         # Convolutions run faster with the channel axis last, on CPUs as on tensor cores.
         self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         check_fit(self.model, images[:1], recipe.data.normalization, self.data.num_classes)
+        if recipe.head == "cosine":
+            check_cosines(self.model, images[:8], recipe.data.normalization)
         self.images = images.to(self.device)
         self.labels = self.data.train.labels.to(self.device)
         self.loss = self._build_loss()
         self.optimizer = self._build_optimizer()
         eta = recipe.optimizer.eta
-        self.is_tail = None if eta is None else tail_classes(self.data.counts, eta).to(self.device)
+        self.is_tail = None if eta is None else tail_classes(self.data.counts, eta)
+        self.is_tail_here = None if self.is_tail is None else self.is_tail.to(self.device)
         self.generator = torch.Generator(self.device).manual_seed(recipe.run.seed)
         self.history: list[EpochRecord] = []
+        self._check_batches()
         if state is not None:
             self._restore(state)
         elif overwrite:
@@ -141,7 +151,9 @@ class _Run:
     def _saved_state(self) -> dict[str, Any]:
         saved = self.folder / "resume.pt"
         if not saved.is_file():
-            raise LandscapeError(f"nothing to resume in {self.folder}: no resume.pt. Start it without --resume.")
+            # A run killed while it saved its first epoch has left a checkpoint, over which no new one starts.
+            again = "with --overwrite instead" if (self.folder / "last.safetensors").exists() else "without --resume"
+            raise LandscapeError(f"nothing to resume in {self.folder}: no resume.pt. Start it {again}.")
         try:
             state: dict[str, Any] = torch.load(saved, map_location="cpu", weights_only=True)
             recipe = state["recipe"]
@@ -156,12 +168,17 @@ class _Run:
     def _check_folder(self, *, overwrite: bool) -> None:
         if self.folder.exists() and not self.folder.is_dir():
             raise LandscapeError(f"{self.folder} is a file; -o names the folder of the run")
-        holds_run = any((self.folder / name).exists() for name in ("resume.pt", "last.safetensors"))
-        if holds_run and not overwrite:
-            raise LandscapeError(
-                f"{self.folder} already holds a run. Go on with --resume, replace it with --overwrite, or choose "
-                "another -o."
-            )
+        resumable = (self.folder / "resume.pt").exists()
+        if (resumable or (self.folder / "last.safetensors").exists()) and not overwrite:
+            ways = "Go on with --resume, replace it" if resumable else "Replace it"
+            raise LandscapeError(f"{self.folder} already holds a run. {ways} with --overwrite, or choose another -o.")
+
+    def _check_writable(self) -> None:
+        """Before an epoch is spent: the folder itself is made only when there is something to keep."""
+        nearest = next(place for place in (self.folder, *self.folder.absolute().parents) if place.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            reason = "permission denied" if nearest.is_dir() else "it is a file"
+            raise LandscapeError(f"cannot write '{self.folder}': {nearest}: {reason}; choose another -o.")
 
     def _clear_folder(self) -> None:
         for name in ("resume.pt", "last.safetensors", "best.safetensors", "history.jsonl", "recipe.toml"):
@@ -179,6 +196,21 @@ class _Run:
                         f"{self.folder} was trained with {section}.{key} = {old!r}, not {new!r}. Resume it with its "
                         f"own recipe ({self.folder / 'recipe.toml'}) or choose another -o."
                     )
+
+    def _check_batches(self) -> None:
+        """Try a forward pass where a batch has one image; batch norm over maps of one pixel refuses it."""
+        if min(map(len, _batches(self.labels, self.recipe.schedule.batch_size))) > 1:
+            return
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []), torch.no_grad():
+            trial = copy.deepcopy(self.model).train()  # a copy, whose running statistics may move
+            inputs = self.recipe.data.normalization(self.images[:1])
+            try:
+                trial(inputs.contiguous(memory_format=torch.channels_last))
+            except ValueError as error:
+                raise LandscapeError(
+                    f"{type(self.model).__name__} cannot be trained on a batch of one image ({error}). Give "
+                    "--batch-size 2 or more, and at least two training images."
+                ) from error
 
     def _build_loss(self) -> ClassificationLoss:
         return build_training_loss(self.recipe, self.data.counts).to(self.device)
@@ -198,10 +230,7 @@ class _Run:
 
     def go(self, progress: TrainingProgress) -> TrainingResult:
         epochs = self.recipe.schedule.epochs
-        steps = math.ceil(len(self.labels) / self.recipe.schedule.batch_size)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_replacement(self.folder / "recipe.toml") as path:
-            path.write_text(self.recipe.to_toml(), encoding="utf-8")
+        steps = len(_batches(self.labels, self.recipe.schedule.batch_size))
         progress.start(epochs=epochs, first_epoch=len(self.history), steps_per_epoch=steps)
         for epoch in range(len(self.history), epochs):
             record = self._epoch(epoch, progress)
@@ -226,15 +255,20 @@ class _Run:
         self.optimizer.start_epoch(epoch, epochs)
         self.model.train()
         order = torch.randperm(len(self.labels), generator=self.generator, device=self.device)
+        # Which groups a batch has is read on the CPU: one copy here, while the device has nothing to do, instead of a
+        # wait for it at every step.
+        in_order = self.data.train.labels[order.cpu()]
+        size = recipe.schedule.batch_size
         losses = []
-        for batch in order.split(recipe.schedule.batch_size):
+        for batch, labels in zip(_batches(order, size), _batches(in_order, size), strict=True):
             objective = GroupedObjective(
                 self.model,
                 loss,
                 self._inputs(batch),
                 self.labels[batch],
-                is_tail=self.is_tail,
+                is_tail=self.is_tail_here,
                 normalization=recipe.optimizer.normalization or "batch",
+                present=self._groups_among(labels),
             )
             losses.append(self.optimizer.step(objective))
             progress.step()
@@ -251,6 +285,13 @@ class _Run:
             per_class=result.per_class,
             seconds=time.monotonic() - start,
         )
+
+    def _groups_among(self, labels: Tensor) -> tuple[bool, bool] | None:
+        """Whether labels on the CPU have head and tail classes among them."""
+        if self.is_tail is None:
+            return None
+        in_tail = self.is_tail[labels]
+        return not bool(in_tail.all()), bool(in_tail.any())
 
     def _refuse_divergence(self, losses: Tensor, epoch: int, rate: float) -> None:
         """Raise before anything is saved; one look an epoch, so that a GPU never waits inside one."""
@@ -292,6 +333,8 @@ class _Run:
             save_checkpoint(self.folder / f"epoch-{record.epoch:04d}.safetensors", self.model, info)
         save_checkpoint(self.folder / "last.safetensors", self.model, info)
         lines = "".join(json_text(asdict(entry)) + "\n" for entry in self.history)
+        with atomic_replacement(self.folder / "recipe.toml") as path:
+            path.write_text(self.recipe.to_toml(), encoding="utf-8")
         with atomic_replacement(self.folder / "history.jsonl") as path:
             path.write_text(lines, encoding="utf-8")
         # Last, and complete in itself: a run killed before this line repeats the epoch, with the same outcome.
@@ -322,6 +365,17 @@ class _Run:
             # A generator's state means nothing on another kind of device; the run goes on with a stream of its own.
             self.generator.manual_seed(self.recipe.run.seed + len(state["history"]))
         self.history = [EpochRecord(**{**entry, "per_class": tuple(entry["per_class"])}) for entry in state["history"]]
+
+
+def _batches(order: Tensor, size: int) -> list[Tensor]:
+    """Consecutive pieces of ``size``, the last one shorter; a single last one joins the piece before it.
+
+    Batch norm over maps of one pixel has a single value a channel in a batch of one image, and refuses it.
+    """
+    batches = list(order.split(size))
+    if size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
 
 
 def build_training_loss(recipe: Recipe, counts: tuple[int, ...]) -> ClassificationLoss:

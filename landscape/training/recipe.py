@@ -167,7 +167,7 @@ class ScheduleRecipe(_Section):
         "step", description="step: warm-up, ×0.01 at 80 %, ×0.0001 at 90 %"
     )
     epochs: int = Field(200, ge=1)
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=1, description="images a step; a last batch of one joins the batch before it")
 
 
 class RunRecipe(_Section):

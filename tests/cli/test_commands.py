@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
 import json
 import re
@@ -18,6 +19,7 @@ from landscape_cli.plot import matches
 from support.command import Call, make_call
 from support.runs import StopAfter, files_below, tiny_recipe, write_image_folder
 
+from landscape.models import build_model
 from landscape.store import SpectrumFile
 from landscape.training import evaluate, load_checkpoint, read_history, train
 
@@ -320,10 +322,41 @@ def test_interrupting_exits_with_1_and_says_how_to_go_on(
         module, {"train": "train", "spectrum": "run_study", "info": "_describe_checkpoint"}[name], interrupted
     )
     words = {"train": (*TRAIN, "-o", tmp_path / "r"), "spectrum": (run, "-o", tmp_path / "x.h5"), "info": (run,)}[name]
+    # Before anything was kept there is nothing to go on with.
+    outcome = call(name, *words)
+    assert outcome.code == 1
+    assert outcome.err.strip() == "stopped"
+    kept = {"train": tmp_path / "r" / "resume.pt", "spectrum": tmp_path / "x.h5"}.get(name)
+    if kept is not None:
+        kept.parent.mkdir(exist_ok=True)
+        kept.touch()
     outcome = call(name, *words)
     assert outcome.code == 1
     assert "stopped" in outcome.err
     assert hint in outcome.err
+
+
+def test_the_layers_that_help_and_readme_name_exist(call: Call) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    layers = [name for name, _ in build_model("resnet32", num_classes=10).named_modules()]
+    for text in (readme, call("spectrum", "--help").out):
+        globs = re.findall(r"'(\w+\.\*)'", text)
+        assert globs
+        assert all(fnmatch.filter(layers, pattern) for pattern in globs), globs
+
+
+def test_the_scale_of_a_foreign_checkpoint_reaches_the_file(
+    call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nets_scaled.py").write_text(
+        "from landscape.models import build_model\n"
+        "def mlp():\n    return build_model('mlp', num_classes=10, in_channels=1, image_size=8)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    few = ("--pairs", 1, "--max-matvecs", 6, "--probes", 1, "--steps", 2, "--max-samples", 8)
+    named = ("--model", "nets_scaled:mlp", "--data", "digits", "--normalize", "0.5/0.5", "--logit-scale", 30)
+    assert call("spectrum", run, *named, *few, "-o", tmp_path / "x.h5").code == 0
+    assert SpectrumFile.open(tmp_path / "x.h5").meta["logit_scale"] == 30.0
 
 
 def test_a_training_that_is_stopped_goes_on_as_the_hint_says(

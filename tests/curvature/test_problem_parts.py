@@ -46,6 +46,14 @@ def test_a_name_made_of_digits_is_a_name() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [("a,b", [2]), ("a, b", [0, 1]), ("a,b,a", [0, 2]), ("0,a,b", [0, 2]), ("a,b,b", [1, 2]), ("x, y, z,b", [1, 3])],
+)
+def test_a_name_may_hold_commas(text: str, expected: list[int]) -> None:
+    assert resolve_classes(text, ["a", "b", "a,b", "x, y, z"]) == expected
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("trcuk", r"unknown class 'trcuk'; did you mean 'truck'\?"),

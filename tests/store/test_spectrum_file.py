@@ -246,6 +246,28 @@ def test_files_that_are_not_ours(tmp_path: Path, spectra: SpectrumFile) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("wrong", ["one", 1.5, [1, 2], None])
+def test_a_version_that_is_no_integer_is_damage(spectra: SpectrumFile, wrong: Any) -> None:
+    with h5py.File(spectra.path, "r+") as file:
+        del file.attrs["schema_version"]
+        if wrong is not None:
+            file.attrs["schema_version"] = wrong
+    with pytest.raises(LandscapeError, match=r"is damaged: schema_version = .* is no integer"):
+        SpectrumFile.open(spectra.path)
+
+
+@pytest.mark.parametrize("name", ["meta", "spectra"])
+@pytest.mark.parametrize("instead", ["nothing", "a dataset"])
+def test_a_missing_group_is_damage(spectra: SpectrumFile, name: str, instead: str) -> None:
+    with h5py.File(spectra.path, "r+") as file:
+        del file[name]
+        if instead == "a dataset":
+            file[name] = [1.0]
+    for read in (SpectrumFile.open, describe):
+        with pytest.raises(LandscapeError, match=f"is damaged: it has no group /{name}"):
+            read(spectra.path)
+
+
 def test_create_refuses_to_destroy(spectra: SpectrumFile) -> None:
     spectra.write_part(small_part("all"))
     with pytest.raises(LandscapeError, match="already exists: give --overwrite"):

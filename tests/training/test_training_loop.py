@@ -22,7 +22,7 @@ from support.runs import StopAfter, assert_same_tensors, files_below, tiny_recip
 
 from landscape.errors import LandscapeError
 from landscape.losses import LOSSES, effective_number_weights
-from landscape.optim import OPTIMIZERS
+from landscape.optim import OPTIMIZERS, GroupedObjective
 from landscape.training import Recipe, evaluate, load_checkpoint, read_history, train
 from landscape.training import loop as training_loop
 from landscape.training.checkpoint import model_for
@@ -404,6 +404,149 @@ def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
     with pytest.raises(LandscapeError, match="is a file"):
         train(tiny_recipe(), tmp_path / "run")
+
+
+# ---------------------------------------------------------------------- the size of batches
+
+
+@pytest.mark.parametrize(
+    ("number", "size", "sizes"),
+    [(10, 9, [10]), (10, 4, [4, 4, 2]), (9, 4, [4, 5]), (3, 1, [1, 1, 1]), (1, 4, [1]), (8, 4, [4, 4])],
+)
+def test_a_last_batch_of_one_joins_the_one_before(number: int, size: int, sizes: list[int]) -> None:
+    batches = training_loop._batches(torch.arange(number), size)
+    assert [len(batch) for batch in batches] == sizes
+    assert torch.cat(batches).tolist() == list(range(number))
+
+
+def _small_folder(tmp_path: Path, model: str, batch_size: int) -> Recipe:
+    root = write_image_folder(tmp_path / "images", {"ant": 5, "bee": 5}, test=1)
+    schedule = {"epochs": 1, "batch_size": batch_size}
+    return Recipe.parse({"data": {"source": f"folder:{root}"}, "model": {"name": model}, "schedule": schedule})
+
+
+def test_a_net_with_maps_of_one_pixel_trains_on_a_remainder_of_one(tmp_path: Path) -> None:
+    recipe = _small_folder(tmp_path, "resnet18", 9)
+    steps = StopAfter()
+    train(recipe, tmp_path / "run", progress=steps)
+    assert steps.steps == 1
+    assert int(load_file(tmp_path / "run" / "last.safetensors")["bn1.num_batches_tracked"]) == 1
+
+
+def test_batches_of_one_are_refused_where_batch_norm_refuses_them(tmp_path: Path) -> None:
+    recipe = _small_folder(tmp_path, "resnet18", 1)
+    train(_small_folder(tmp_path / "other", "convnet", 9), tmp_path / "old")
+    before = files_below(tmp_path / "old")
+    for folder in ("old", "new"):
+        with pytest.raises(LandscapeError, match=r"ResNet cannot be trained on a batch of one image.*--batch-size 2"):
+            train(recipe, tmp_path / folder, overwrite=True)
+    assert files_below(tmp_path / "old") == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_trial_of_one_image_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    recipe = _small_folder(tmp_path, "convnet", 1)
+    train(recipe, tmp_path / "run")
+    state = load_file(tmp_path / "run" / "last.safetensors")
+    counters = [int(state[name]) for name in state if name.endswith("num_batches_tracked")]
+    assert counters
+    assert set(counters) == {10}
+
+
+# ---------------------------------------------------------------------- head and tail of a batch
+
+
+@pytest.mark.parametrize("optimizer", ["imbsam", "sse-sam"])
+def test_the_groups_of_a_batch_are_given_and_not_asked_of_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    found = []
+
+    class Recorded(GroupedObjective):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            in_tail = kwargs["is_tail"][self.labels]
+            found.append((kwargs["present"], (not bool(in_tail.all()), bool(in_tail.any()))))
+
+    monkeypatch.setattr(training_loop, "GroupedObjective", Recorded)
+    settings = SETTINGS[optimizer] | {"lr": 0.05, "eta": 15.0}
+    train(tiny_recipe(optimizer=settings, schedule={"epochs": 2, "batch_size": 5}), tmp_path / "run")
+    assert all(given == true for given, true in found)
+    assert {true for _, true in found} >= {(True, True), (True, False)}
+
+
+# ---------------------------------------------------------------------- LDAM on a model of the user's own
+
+HEADS = """
+from torch import nn
+from landscape.models import build_model
+
+def linear():
+    return build_model("mlp", num_classes=10, in_channels=1, image_size=8)
+
+def cosine():
+    return build_model("mlp", num_classes=10, in_channels=1, image_size=8, head="cosine")
+"""
+
+
+def test_ldam_is_refused_on_raw_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "heads_of_theirs.py").write_text(HEADS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "heads_of_theirs", raising=False)
+
+    def recipe(name: str, loss: str, **model: str) -> Recipe:
+        model = {"name": f"heads_of_theirs:{name}", **model}
+        return tiny_recipe(model=model, loss={"name": loss}, schedule={"epochs": 1})
+
+    for wrong in (recipe("linear", "ldam"), recipe("linear", "ce", head="cosine")):
+        with pytest.raises(LandscapeError, match="LDAM needs a cosine head"):
+            train(wrong, tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+    train(recipe("linear", "ce"), tmp_path / "plain")
+    train(recipe("cosine", "ldam"), tmp_path / "margin")
+
+
+# ---------------------------------------------------------------------- before the first epoch has ended
+
+
+def test_a_run_without_an_epoch_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_recipe(), tmp_path / "run", progress=StopAfter(step=2))
+    with pytest.raises(LandscapeError, match="no epoch was finished"):
+        train(tiny_recipe(optimizer={"lr": 1e30}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(LandscapeError, match=r"no resume\.pt\. Start it without --resume\.$"):
+        train(tiny_recipe(schedule={"epochs": 1}), tmp_path / "run", resume=True)
+    train(tiny_recipe(schedule={"epochs": 1}), tmp_path / "run")
+    assert (tmp_path / "run" / "recipe.toml").is_file()
+
+
+def test_a_run_killed_in_its_first_save_is_told_the_way_out(tmp_path: Path) -> None:
+    recipe = tiny_recipe(schedule={"epochs": 1})
+    train(recipe, tmp_path / "run")
+    (tmp_path / "run" / "resume.pt").unlink()
+    with pytest.raises(LandscapeError, match="Start it with --overwrite instead"):
+        train(recipe, tmp_path / "run", resume=True)
+    with pytest.raises(LandscapeError, match="Replace it with --overwrite") as caught:
+        train(recipe, tmp_path / "run")
+    assert "--resume" not in str(caught.value)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_an_epoch_is_spent(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    heard = StopAfter(step=1)
+    with pytest.raises(LandscapeError, match=r"cannot write .*it is a file"):
+        train(tiny_recipe(), tmp_path / "file" / "run", progress=heard)
+    assert heard.steps == 0
+
+
+def test_the_same_training_gives_the_same_file(tmp_path: Path) -> None:
+    recipe = tiny_recipe(schedule={"epochs": 1})
+    contents = set()
+    for number in range(4):
+        train(recipe, tmp_path / str(number))
+        contents.add((tmp_path / str(number) / "last.safetensors").read_bytes())
+    assert len(contents) == 1
 
 
 # ---------------------------------------------------------------------- divergence
