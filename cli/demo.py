@@ -45,7 +45,7 @@ def demo_recipe(optimizer: dict[str, Any]) -> Recipe:
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True)
 def command(output: Path) -> None:
     """Everything once, on embedded data: two trainings on long-tailed digits (CE-DRW with SGD and with SAM), the
-    Hessian of every class, the verdicts, and two figures. A minute or two on two cores.
+    Hessian of every class, the verdicts, and the figures. A minute or two on two cores.
     """
     start = time.monotonic()
     files = []

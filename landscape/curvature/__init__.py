@@ -1,8 +1,9 @@
 """The core: what matrix, multiplied how, analysed by which algorithm, summed up in which record.
 
-`problem` states the frozen question, `operators` multiply, `lanczos`, `density` and `trace` are plain functions of an
-operator, `results` are the records they return, `saddle` turns the records into a verdict and `measurement` runs it all
-on one part. Names are imported on first use, so that reading results never loads torch.
+`problem` states the frozen question, `operators` multiply (by the graphs of `products`), `lanczos`, `density` and
+`trace` are plain functions of an operator, `results` are the records they return, `saddle` turns the records into a
+verdict and `measurement` runs it all on one part. Names are imported on first use, so that reading results never
+loads torch.
 """
 
 from __future__ import annotations

@@ -89,8 +89,8 @@ class HessianOperator(SymmetricOperator):
     Two ways give the same product to rounding. ``traced`` runs the graphs of :mod:`landscape.curvature.products`: some
     seconds once for each model, parameter set and chunk shape, then about six forward passes a product; a chunk that
     cannot be traced, or whose traced product differs from the other way's, falls back. ``double-backward``
-    differentiates the gradient again: nothing to prepare, about twelve passes. Either keeps what does not depend on the
-    vector for as many chunks as ``memory_budget`` holds and computes it anew for the others, at about four more passes.
+    differentiates the gradient again: nothing to prepare, about thirteen passes. Either keeps what does not depend on
+    the vector for as many chunks as ``memory_budget`` holds and computes it anew for the others, at about four more.
 
     Args:
         problem: the frozen question; a restricted one gives the block of its parameters on its samples.

@@ -3,8 +3,8 @@
 The product Hv = ∂_t ∇L(θ + tv) is traced once as a graph of tensor operations on (parameters, buffers, samples, v).
 Every node that v does not reach goes into the *primal* graph, the others into the *tangent* graph, whose inputs are the
 primal's results. The primal graph runs once a chunk and checkpoint, and the tangent graph once a product: about six
-forward passes, where differentiating twice from scratch costs nine to twelve. Both serve every chunk of the same shape,
-every class and every checkpoint of the architecture.
+forward passes, where differentiating the kept gradient again costs thirteen (docs/benchmarks.md). Both serve every
+chunk of the same shape, every class and every checkpoint of the architecture.
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ class SplitProduct:
 
     primal: Callable[..., Sequence[Tensor]]  # (state, inputs, targets, mask) → results that every product shares
     tangent: Callable[..., Sequence[Tensor]]  # (those results, v in pieces) → Hv in pieces
-    names: tuple[str, ...]  # of the parameters that v belongs to, in order
 
     def prepare(self, arguments: Sequence[Tensor]) -> list[Tensor]:
         """Run the primal graph. Cost: about a forward and a backward pass; memory: what the tangent graph reads."""
@@ -137,7 +136,7 @@ def trace_product(
             continue
         _drop_layout_copies(graph)
         primal, tangent = _split(graph, len(pieces))
-        return SplitProduct(primal, tangent, tuple(chosen))
+        return SplitProduct(primal, tangent)
     raise CannotTrace("; ".join(reasons))
 
 
