@@ -19,13 +19,17 @@ _HOMES = {
     "density": ("spectral_density",),
     "trace": ("hutchinson_trace",),
     "saddle": ("saddle_report",),
-    "measurement": ("MeasureSettings", "measure"),
+    "measurement": ("MeasureSettings", "Measurement", "measure"),
     "results": (
+        "Certificates",
+        "Descent",
         "Eigenpairs",
         "Interval",
         "PartSpectrum",
         "SaddleReport",
+        "SamplingErrors",
         "SpectralDensity",
+        "SplitHalf",
         "TraceEstimate",
     ),
 }

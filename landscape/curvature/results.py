@@ -14,6 +14,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Self
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
@@ -32,6 +33,8 @@ class Record:
                 continue
             if isinstance(value, Record):
                 value.to_hdf5(group.create_group(field.name))
+            elif isinstance(value, tuple):  # words; the one kind that h5py asks a type for
+                group.create_dataset(field.name, data=list(value), dtype=h5py.string_dtype())
             elif isinstance(value, np.ndarray):
                 compression = {"compression": "gzip", "shuffle": True} if value.size > 64 else {}
                 group.create_dataset(field.name, data=value, **compression)
@@ -49,7 +52,12 @@ class Record:
                 values[field.name] = _plain(group.attrs[field.name])
             elif field.name in group:
                 node = group[field.name]
-                values[field.name] = kind.from_hdf5(node) if kind else node[...]
+                if kind:
+                    values[field.name] = kind.from_hdf5(node)
+                elif h5py.check_string_dtype(node.dtype) is not None:
+                    values[field.name] = tuple(node.asstr()[...].tolist())
+                else:
+                    values[field.name] = node[...]
             elif field.default is dataclasses.MISSING:
                 raise KeyError(f"{group.name}: no field '{field.name}' for {cls.__name__}")
         return cls(**values)
@@ -115,10 +123,17 @@ class Eigenpairs(Record):
 
 @dataclass(frozen=True)
 class TraceEstimate(Record):
-    """Deflated Hutchinson estimate: tr H = Σ θ_deflated + E[zᵀPHPz]."""
+    """tr H = offset + E[sample], and the same for the diagonal block of every layer from the same products.
+
+    The offset is the share of a subspace on which H is known (deflated Hutchinson); XTrace and XNysTrace have none,
+    their samples are the leave-one-out estimates.
+    """
 
     samples: Array  # (n_v,) one value a probe, the unit of an eigenvalue
-    offset: float  # sum of the deflated eigenvalues, known without probe error
+    offset: float  # trace of the deflated share, known without probe error
+    layer_names: tuple[str, ...] | None = None  # (L,)
+    layer_samples: Array | None = None  # (n_v, L) rows sum to samples
+    layer_offsets: Array | None = None  # (L,) sums to offset
 
     @property
     def value(self) -> float:
@@ -192,6 +207,65 @@ class SpectralDensity(Record):
 
 
 @dataclass(frozen=True)
+class Descent(Record):
+    """What a walk along one straight line through θ reaches: the claim of an escape direction, put to the test."""
+
+    steps: Array  # (s,) distances along the unit vector, ascending, both signs, 0 among them
+    losses: Array  # (s,) L(θ + step · v), nats
+
+    @property
+    def best_step(self) -> float:
+        return float(self.steps[int(np.nanargmin(self.losses))])
+
+    @property
+    def decrease(self) -> float:
+        """L(θ) minus the lowest loss seen on the line; 0 if none was lower."""
+        return float(self.losses[int(np.argmin(np.abs(self.steps)))] - np.nanmin(self.losses))
+
+
+@dataclass(frozen=True)
+class SplitHalf(Record):
+    """Is a direction that was found on half of the samples negative on the others too?"""
+
+    found: float  # vᵀH_A v on the half A on which v was sought, the unit of an eigenvalue
+    confirmed: float  # vᵀH_B v on the other half, which v has not seen
+    standard_error: float  # of `confirmed`, over the samples of B; NaN for a single sample
+    num_samples: int  # in B
+    p_value: float  # one-sided t-test of vᵀH_B v ≥ 0; NaN where B has fewer than two samples
+
+
+@dataclass(frozen=True)
+class SamplingErrors(Record):
+    """Standard errors that come from the samples themselves: the jackknife over blocks of samples.
+
+    What another draw of as many images would change, beside which the errors of the algorithm (residuals, probes) may
+    be small. NaN where a part has fewer than two blocks.
+    """
+
+    num_blocks: int  # blocks of samples left out in turn; a block is one sample when there are few
+    lambda_max: float  # standard errors, the unit of an eigenvalue
+    lambda_min: float
+    trace: float
+    negative_mass: float
+
+
+@dataclass(frozen=True)
+class Certificates(Record):
+    """What was done about one part to make sure that its λ_min is what it seems; every field is one check."""
+
+    threshold: float  # τ > 0: the enclosure counts eigenvalues below −τ
+    fraction_below: Interval  # share of eigenvalues below −τ: Gauss-Radau enclosure, widened by the probes' interval
+    second_difference: float  # [L(θ+εv) − 2L(θ) + L(θ−εv)]/ε² along v_min in float64: no derivative is involved
+    second_difference_error: float  # disagreement of neighbouring ε, the unit of an eigenvalue
+    descent: Descent  # losses along ±v_min
+    gauss_newton_curvature: float  # vᵀGv ≥ 0 along v_min; vᵀ(H − G)v = λ_min − this
+    gauss_newton_trace: float  # tr G from the probes of the trace; tr(H − G) = tr H − this
+    gauss_newton_trace_standard_error: float
+    split_half: SplitHalf | None = None  # None where a part has fewer than two samples
+    sampling: SamplingErrors | None = None  # likewise
+
+
+@dataclass(frozen=True)
 class SaddleReport(Record):
     """What point of the landscape a part sits at, as numbers and one word."""
 
@@ -212,6 +286,7 @@ class SaddleReport(Record):
     sam_threshold: float  # 2‖∇L‖/|λ_min|, the radius above which a SAM step amplifies v_min; inf if λ_min ≥ 0
     verdict: str  # minimum | saddle | flat | not stationary | undecided
     reason: str  # one sentence
+    certificates: Certificates | None = None  # the further checks; None where they were not asked for
 
     @property
     def curvature_ratio(self) -> float:
@@ -219,6 +294,16 @@ class SaddleReport(Record):
         if abs(self.lambda_max) <= self.noise_floor:
             return float("nan")
         return abs(self.lambda_min / self.lambda_max)
+
+    @property
+    def functional_share(self) -> float:
+        """|vᵀ(H − G)v| / (|vᵀGv| + |vᵀ(H − G)v|) along v_min: G ⪰ 0, so all negative curvature is that of H − G."""
+        if self.certificates is None:
+            return float("nan")
+        gauss_newton = self.certificates.gauss_newton_curvature
+        functional = abs(self.lambda_min - gauss_newton)
+        total = abs(gauss_newton) + functional
+        return functional / total if total else float("nan")
 
 
 @dataclass(frozen=True)
@@ -234,3 +319,4 @@ class PartSpectrum(Record):
     saddle: SaddleReport
     seconds: float  # wall time
     accuracy: float | None = None  # share of this part's samples that are classified correctly
+    trace: TraceEstimate | None = None  # of the whole part and of every layer; None in files of version 0.1

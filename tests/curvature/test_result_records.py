@@ -9,16 +9,32 @@ import pytest
 from support.spectra import part_spectrum
 
 from landscape.curvature.results import (
+    Certificates,
+    Descent,
     Eigenpairs,
     Interval,
     PartSpectrum,
     Record,
     SaddleReport,
+    SamplingErrors,
     SpectralDensity,
+    SplitHalf,
     TraceEstimate,
 )
 
 SPECTRUM = part_spectrum()
+CERTIFICATES = Certificates(
+    threshold=1e-3,
+    fraction_below=Interval(0.1, 0.05, 0.2),
+    second_difference=-1.5,
+    second_difference_error=1e-4,
+    descent=Descent(np.array([-0.1, 0.0, 0.1]), np.array([0.9, 1.0, 0.8])),
+    gauss_newton_curvature=0.25,
+    gauss_newton_trace=12.0,
+    gauss_newton_trace_standard_error=0.5,
+    split_half=SplitHalf(-2.0, -1.0, 0.3, 17, 0.002),
+    sampling=SamplingErrors(10, 1.0, 0.2, 3.0, float("nan")),
+)
 VECTORS = np.random.default_rng(0).standard_normal((40, 13)).astype(np.float32)
 RECORDS: dict[str, Record] = {
     "interval": Interval(1.5, -np.inf, np.inf),
@@ -29,6 +45,18 @@ RECORDS: dict[str, Record] = {
     "density without deflation": dataclasses.replace(SPECTRUM.density, deflated=np.zeros(0)),
     "saddle": SPECTRUM.saddle,
     "undefined saddle": dataclasses.replace(SPECTRUM.saddle, sam_threshold=np.inf, gradient_alignment=float("nan")),
+    "layers": TraceEstimate(
+        samples=np.array([1.0, 2.0]),
+        offset=3.0,
+        layer_names=("conv1", "Schicht ü"),
+        layer_samples=np.array([[0.5, 0.5], [1.5, 0.5]]),
+        layer_offsets=np.array([1.0, 2.0]),
+    ),
+    "descent": CERTIFICATES.descent,
+    "split half": CERTIFICATES.split_half,
+    "sampling": CERTIFICATES.sampling,
+    "certificates": CERTIFICATES,
+    "certified saddle": dataclasses.replace(SPECTRUM.saddle, certificates=CERTIFICATES),
     "part": SPECTRUM,
     "part without accuracy": dataclasses.replace(SPECTRUM, accuracy=None, label="Käfer · conv1"),
 }
@@ -58,7 +86,8 @@ def test_every_record_survives_hdf5(name: str) -> None:
 
 
 def test_every_kind_of_record_is_among_them() -> None:
-    kinds = {Interval, Eigenpairs, TraceEstimate, SpectralDensity, SaddleReport, PartSpectrum}
+    kinds = {Interval, Eigenpairs, TraceEstimate, SpectralDensity, Descent, SplitHalf, SamplingErrors, Certificates}
+    kinds |= {SaddleReport, PartSpectrum}
     assert {type(record) for record in RECORDS.values()} == kinds == set(Record.__subclasses__())
 
 
