@@ -12,8 +12,9 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "problem": ("BatchNormPolicy", "Problem", "ProblemCheck", "Samples"),
-    "operators": ("HessianOperator", "SymmetricOperator"),
+    "samples": ("Samples",),
+    "problem": ("BatchNormPolicy", "Problem", "ProblemCheck"),
+    "operators": ("GaussNewtonOperator", "HessianOperator", "SymmetricOperator"),
     "parts": ("Part", "class_parts", "cross_parts", "group_parts", "layer_parts", "resolve_classes", "whole_part"),
     "lanczos": ("Tridiagonalization", "extreme_eigenpairs", "tridiagonalize"),
     "density": ("spectral_density",),

@@ -8,21 +8,22 @@ is measured is the same at every product, whatever happens to the caller's model
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from landscape.curvature.operators import HessianOperator
 from landscape.curvature.parts import Part
-from landscape.curvature.products import SplitProduct
+from landscape.curvature.precision import exact_arithmetic
+from landscape.curvature.products import TracedProduct
+from landscape.curvature.samples import Samples
 from landscape.errors import LandscapeError
 
 BatchNormPolicy = Literal["eval", "batch"]
@@ -30,63 +31,6 @@ LossFunction = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 
 # Enough samples for a stable estimate of rounding noise, few enough to cost nothing beside the analysis.
 _CHECK_SAMPLES = 48
-
-
-class Samples(NamedTuple):
-    """Fixed inputs and targets, one entry a sample along the first axis."""
-
-    inputs: Tensor  # (N, ...)
-    targets: Tensor  # (N, ...)
-
-    @classmethod
-    def from_loader(cls, loader: Iterable[tuple[Tensor, Tensor]], *, freeze: bool = False) -> Samples:
-        """Collect a loader of ``(inputs, targets)`` batches into tensors, and refuse one that moves.
-
-        The loader is read twice. A shuffled order is harmless (the samples are the same), but random transforms give a
-        different Hessian at every product, and that alone fabricates negative eigenvalues.
-
-        Args:
-            loader: finite iterable of batches.
-            freeze: keep one random copy instead of refusing; the result is then a statement about that copy.
-
-        Raises:
-            LandscapeError: the samples of the second reading differ from those of the first.
-        """
-        first = cls._collect(loader)
-        if freeze:
-            return first
-        if iter(loader) is loader:
-            raise LandscapeError(
-                "the loader can be read only once (a generator), so nothing shows that its samples stay the same. Pass "
-                "tensors or a DataLoader, or freeze=True to measure what this one reading gives."
-            )
-        second = cls._collect(loader)
-        if not _same_multiset(first, second):
-            raise LandscapeError(
-                "the loader is not deterministic: its samples differ between two readings. Remove the random "
-                "transforms (crop, flip, jitter) or pass freeze=True to measure one frozen copy of them."
-            )
-        return first
-
-    @classmethod
-    def _collect(cls, loader: Iterable[tuple[Tensor, Tensor]]) -> Samples:
-        batches = [(inputs, targets) for inputs, targets in loader]
-        if not batches:
-            raise LandscapeError("the loader gave no batch; a problem needs at least one sample")
-        return cls(torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches]))
-
-
-def _same_multiset(first: Samples, second: Samples) -> bool:
-    if first.inputs.shape != second.inputs.shape or first.targets.shape != second.targets.shape:
-        return False
-    if torch.equal(first.inputs, second.inputs) and torch.equal(first.targets, second.targets):
-        return True
-
-    def rows(samples: Samples) -> list[bytes]:
-        inputs, targets = samples.inputs.detach().cpu().contiguous(), samples.targets.detach().cpu().contiguous()
-        return sorted(x.numpy().tobytes() + y.numpy().tobytes() for x, y in zip(inputs, targets, strict=True))
-
-    return rows(first) == rows(second)
 
 
 @dataclass(frozen=True)
@@ -135,8 +79,7 @@ class Problem:
         trainable = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
         if not trainable:
             raise LandscapeError("the model has no parameter with requires_grad=True; nothing to differentiate")
-        if not isinstance(samples, Samples):
-            samples = _tensor_pair(samples) or Samples.from_loader(samples)
+        samples = Samples.of(samples)
         if len(samples.inputs) != len(samples.targets):
             raise LandscapeError(f"{len(samples.inputs)} inputs but {len(samples.targets)} targets")
         if not len(samples.inputs):
@@ -158,15 +101,15 @@ class Problem:
 
     def _freeze(self, model: nn.Module, samples: Samples) -> None:
         self._model = copy.deepcopy(model).to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
-        self.samples = _cast(samples, self.dtype, self.device, copy=True)
+        self.samples = samples.cast(self.dtype, self.device, copy=True)
         for layer in self._batch_statistics:
             # Batch statistics without moving the running ones.
             layer.training = True
             layer.track_running_stats = False
         self.parameters = {name: p.detach().clone() for name, p in self._model.named_parameters()}
         self.buffers = {name: b.detach().clone() for name, b in self._model.named_buffers()}
-        # Traced products by parameters and chunk shape, shared by every part of this problem.
-        self.traces: dict[Any, SplitProduct | None] = {}
+        # Traced products by kind, parameters and shapes, shared by every part of this problem.
+        self.traces: dict[Any, TracedProduct | None] = {}
 
     @property
     def _batch_statistics(self) -> list[_BatchNorm]:
@@ -225,7 +168,16 @@ class Problem:
             unknown = [name for name in part.parameters if name not in self.trainable]
             if unknown:
                 raise LandscapeError(f"part '{part.path}': the model has no trainable parameter '{unknown[0]}'")
-            view.parameter_names = tuple(name for name in self.trainable if name in set(part.parameters))
+            view = view.by(part.parameters)
+        return view
+
+    def by(self, names: Iterable[str]) -> Problem:
+        """The same question with only the named parameters free."""
+        view = copy.copy(self)
+        for cached in ("num_parameters", "parameter_norm"):
+            view.__dict__.pop(cached, None)
+        wanted = set(names)
+        view.parameter_names = tuple(name for name in self.trainable if name in wanted)
         return view
 
     @torch.inference_mode(False)
@@ -238,7 +190,7 @@ class Problem:
         view.traces = {}
         view.parameters = {name: p.to(dtype) for name, p in self.parameters.items()}
         view.buffers = {name: b.to(dtype) if b.is_floating_point() else b for name, b in self.buffers.items()}
-        view.samples = _cast(self.samples, dtype, self.device)
+        view.samples = self.samples.cast(dtype, self.device)
         return view
 
     def flatten(self, tensors: Sequence[Tensor]) -> Tensor:
@@ -264,12 +216,15 @@ class Problem:
             stop = start + self.chunk_size
             yield Samples(self.samples.inputs[start:stop], self.samples.targets[start:stop])
 
-    def loss_sum(self, chosen: Sequence[Tensor], chunk: Samples) -> tuple[Tensor, Tensor]:
-        """``(Σ w_i ℓ_i, Σ w_i)`` of one chunk at ``chosen`` values of the parameters, differentiable."""
+    def forward(self, chosen: Sequence[Tensor], inputs: Tensor) -> Any:
+        """The model's outputs at ``chosen`` values of the parameters, differentiable."""
         parameters = {**self.parameters, **dict(zip(self.parameter_names, chosen, strict=True))}
         # Tied tensors are one parameter; functional_call hands the replacement to every place that uses it.
-        outputs = functional_call(self._model, {**parameters, **self.buffers}, (chunk.inputs,), tie_weights=True)
-        result = self.loss(outputs, chunk.targets)
+        return functional_call(self._model, {**parameters, **self.buffers}, (inputs,), tie_weights=True)
+
+    def loss_sum(self, chosen: Sequence[Tensor], chunk: Samples) -> tuple[Tensor, Tensor]:
+        """``(Σ w_i ℓ_i, Σ w_i)`` of one chunk at ``chosen`` values of the parameters, differentiable."""
+        result = self.loss(self.forward(chosen, chunk.inputs), chunk.targets)
         if not isinstance(result, tuple) or len(result) != 2:
             raise LandscapeError(
                 f"the loss must return (Σ w_i ℓ_i, Σ w_i), got {type(result).__name__}; wrap a mean-reduced loss with "
@@ -324,9 +279,9 @@ class Problem:
 
     def outputs(self) -> Tensor:
         """What the model says of every sample, ``(N, ...)``."""
-        state = {**self.parameters, **self.buffers}
+        values = [self.parameters[name] for name in self.parameter_names]
         with exact_arithmetic(self.device), torch.no_grad():
-            return torch.cat([functional_call(self._model, state, (chunk.inputs,)) for chunk in self.chunks()])
+            return torch.cat([self.forward(values, chunk.inputs) for chunk in self.chunks()])
 
     # ------------------------------------------------------------------ the start-up probe
 
@@ -344,8 +299,6 @@ class Problem:
         """
         if self.dtype == torch.float64:
             return float(self.num_parameters**0.5 * torch.finfo(torch.float64).eps)
-        from landscape.curvature.operators import HessianOperator
-
         small = self.thinned()
         vector = _unit_vector(small, seed=0)
         product = (HessianOperator(small) @ vector).double()
@@ -353,8 +306,6 @@ class Problem:
         return _relative(product - reference, reference)
 
     def _probe(self) -> ProblemCheck:
-        from landscape.curvature.operators import HessianOperator
-
         small = self.thinned(min(_CHECK_SAMPLES, self.chunk_size) if self._batch_statistics else _CHECK_SAMPLES)
         self._refuse_detached_loss(small)
         u, v = _unit_vector(small, seed=1), _unit_vector(small, seed=2)
@@ -417,58 +368,6 @@ class Problem:
                 f"the loss depends on how the samples are cut into chunks ({one:.6g} in one, {two:.6g} in two): return "
                 "the sums (Σ w_i ℓ_i, Σ w_i), not means, from a model that treats samples one by one."
             )
-
-
-@contextlib.contextmanager
-def exact_arithmetic(device: torch.device) -> Iterator[None]:
-    """Gradients on and every shortcut off, whatever the caller has set; all is put back afterwards.
-
-    TF32 and autocast round at 1e-3 and 1e-2 of a product, which would put a floor under the sign of every small
-    eigenvalue. Fused attention has no second derivative, the plain formula has.
-    """
-    backends: Any = torch.backends
-    switches = (
-        backends.cuda.matmul,
-        backends.cudnn.conv,
-        backends.cudnn.rnn,
-        backends.mkldnn.matmul,
-        backends.mkldnn.conv,
-        backends.mkldnn.rnn,
-    )
-    saved = [switch.fp32_precision for switch in switches]
-    try:
-        precision = torch.get_float32_matmul_precision()
-    except RuntimeError:  # PyTorch refuses to answer once the newer switches were used; the older one is then untouched
-        precision = "highest"
-    try:
-        torch.set_float32_matmul_precision("highest")
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.autocast(device.type, enabled=False),
-            sdpa_kernel(SDPBackend.MATH),
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        for switch, value in zip(switches, saved, strict=True):
-            switch.fp32_precision = value
-
-
-def _cast(samples: Samples, dtype: torch.dtype, device: torch.device, *, copy: bool = False) -> Samples:
-    """Floating tensors in ``dtype``, integer ones (labels, tokens) as they are."""
-    inputs, targets = (
-        t.detach().to(device=device, dtype=dtype if t.is_floating_point() else t.dtype, copy=copy) for t in samples
-    )
-    return Samples(inputs, targets)
-
-
-def _tensor_pair(samples: Any) -> Samples | None:
-    if isinstance(samples, (tuple, list)) and len(samples) == 2 and all(isinstance(s, Tensor) for s in samples):
-        return Samples(*samples)
-    return None
 
 
 def _unit_vector(problem: Problem, seed: int) -> Tensor:

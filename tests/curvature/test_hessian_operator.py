@@ -24,7 +24,7 @@ from support.problems import (
 from torch import Tensor, nn
 
 from landscape.curvature import HessianOperator, Part, Problem, Samples, SymmetricOperator, layer_parts
-from landscape.curvature.problem import exact_arithmetic
+from landscape.curvature.precision import exact_arithmetic
 from landscape.losses import build_loss
 from landscape.models import build_model
 

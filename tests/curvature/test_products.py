@@ -1,5 +1,6 @@
 """Traced and split products: equal to differentiating twice, shared between parts, and honest when they cannot be."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from support.problems import LABELS, small_loss, small_problem
 from torch import Tensor, nn
 
-from landscape.curvature import HessianOperator, Part, Problem, Samples, products
+from landscape.curvature import GaussNewtonOperator, HessianOperator, Part, Problem, Samples, layer_parts, products
 from landscape.errors import LandscapeError
 from landscape.models import build_model
 
@@ -85,14 +86,15 @@ class Branching(nn.Module):
 
 def assert_equal_products(problem: Problem, *, traced: bool) -> None:
     vectors = torch.randn(problem.num_parameters, 2, dtype=problem.dtype)
-    op = HessianOperator(problem)
-    expected = HessianOperator(problem, engine="double-backward") @ vectors
-    for _ in range(2):
-        torch.testing.assert_close(op @ vectors, expected, rtol=1e-9, atol=1e-11 * float(expected.abs().max()))
-    assert (op.traced_chunks > 0) is traced
-    frugal = HessianOperator(problem, memory_budget=0)
-    torch.testing.assert_close(frugal @ vectors, op @ vectors, rtol=0, atol=0)
-    assert frugal.kept_chunks == 0
+    for operator in (HessianOperator, GaussNewtonOperator):
+        op = operator(problem)
+        expected = operator(problem, engine="double-backward") @ vectors
+        for _ in range(2):
+            torch.testing.assert_close(op @ vectors, expected, rtol=1e-9, atol=1e-11 * float(expected.abs().max()))
+        assert (op.traced_chunks > 0) is traced
+        frugal = operator(problem, memory_budget=0)
+        torch.testing.assert_close(frugal @ vectors, op @ vectors, rtol=0, atol=0)
+        assert frugal.kept_chunks == 0
 
 
 @pytest.mark.parametrize("name", ["mlp", "conv", "cosine", "tied", "tokens", "attention", "frozen"])
@@ -117,6 +119,13 @@ def test_what_cannot_be_traced_is_differentiated_twice() -> None:
     assert_equal_products(Problem(Branching(), small_loss(), IMAGES, dtype=torch.float64), traced=False)
 
 
+def capture_loss(problem: Problem) -> None:
+    def loss(values: list[Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+        return problem.loss_sum(values, Samples(inputs, targets))[0]
+
+    products.capture(loss, [problem.parameters[name] for name in problem.parameter_names], *problem.samples)
+
+
 def test_every_operation_on_the_list_has_been_traced_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The list is a promise: an operation may be on it only if the models above use it."""
     seen: set[str] = set()
@@ -134,8 +143,7 @@ def test_every_operation_on_the_list_has_been_traced_here(monkeypatch: pytest.Mo
     problems += [small_problem(name) for name in ("mlp", "cosine", "tokens", "attention")]
     problems += [small_problem("mlp", small_loss(name, weighted=True)) for name in ("focal", "ldam", "vs")]
     for problem in problems:
-        op = HessianOperator(problem)
-        op @ torch.ones(op.shape[0])
+        capture_loss(problem)
     assert seen == products.TRACEABLE
 
 
@@ -150,10 +158,11 @@ def test_an_operation_that_kills_the_tracer_is_never_handed_to_it() -> None:
     assert_equal_products(problem, traced=False)
 
 
-def test_two_shapes_serve_parts_of_every_size() -> None:
+def test_one_trace_serves_parts_of_every_size() -> None:
     torch.manual_seed(0)
-    inputs = torch.randn(200, 6)
-    problem = Problem(nn.Linear(6, 4), small_loss(), (inputs, torch.arange(200) % 4), dtype=torch.float64)
+    inputs = torch.randn(200, 3, 16, 16)
+    network = build_model("resnet20", num_classes=4, image_size=16)
+    problem = Problem(network, small_loss(), (inputs, torch.arange(200) % 4), dtype=torch.float64)
     expected = torch.zeros(problem.num_parameters, dtype=torch.float64)
     vector = torch.randn(problem.num_parameters, dtype=torch.float64)
     sizes = (1, 31, 32, 33, 97, 6)
@@ -161,12 +170,80 @@ def test_two_shapes_serve_parts_of_every_size() -> None:
     for start, size in zip(starts, sizes, strict=True):
         part = problem.restrict(Part("p", "p", samples=torch.arange(start, start + size)))
         expected += size / 200 * (HessianOperator(part) @ vector)
-    assert len(problem.traces) == 2
-    torch.testing.assert_close(HessianOperator(problem) @ vector, expected, rtol=1e-10, atol=1e-13)
-    assert len(problem.traces) == 2
+    torch.testing.assert_close(HessianOperator(problem) @ vector, expected, rtol=1e-10, atol=1e-12)
+    assert len(problem.traces) == 1
 
 
-def test_batch_statistics_are_not_padded() -> None:
+class MarkedSizes(nn.Module):
+    """Every number of samples by which a trace could be marked is also one of its widths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [3, *products._MARKED_SIZES, 4]
+        self.layers = nn.Sequential(*(nn.Linear(i, o) for i, o in itertools.pairwise(widths)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.layers(x.mean((2, 3))))
+
+
+class CountsItsSamples(nn.Module):
+    """The number of samples enters as a number, which no trace can see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.head(x.mean((2, 3)))) * (1.0 + 1e-5 / len(x))
+
+
+@pytest.mark.parametrize("model", [MarkedSizes, CountsItsSamples])
+def test_a_trace_that_serves_one_size_only_is_used_for_no_other(model: Any) -> None:
+    torch.manual_seed(0)
+    problem = Problem(model(), small_loss(), IMAGES, dtype=torch.float64, chunk_size=5)
+    assert_equal_products(problem, traced=True)
+    assert not any(traced and traced.any_size for traced in problem.traces.values())
+
+
+@pytest.mark.parametrize("operator", [HessianOperator, GaussNewtonOperator])
+@pytest.mark.parametrize("model", ["resnet20", "convnet", VitBlock, Recurrent, InPlace, Assorted])
+def test_the_block_of_every_layer_comes_from_the_trace_of_the_whole(model: Any, operator: Any) -> None:
+    torch.manual_seed(0)
+    network = build_model(model, num_classes=4, image_size=16) if isinstance(model, str) else model()
+    problem = Problem(network, small_loss(), IMAGES, dtype=torch.float64)
+    twice = operator(problem, engine="double-backward")
+    operator(problem) @ torch.zeros(problem.num_parameters)
+    parts = layer_parts(problem.trainable)
+    for part in parts[:: max(1, len(parts) // 6)] + parts[-1:]:
+        assert part.parameters is not None
+        names = problem.parameters
+        inside = torch.cat([torch.full((p.numel(),), name in part.parameters) for name, p in names.items()])
+        vector = torch.zeros(problem.num_parameters, dtype=torch.float64)
+        vector[inside] = torch.randn(int(inside.sum()), dtype=torch.float64)
+        op = operator(problem.restrict(part))
+        expected = (twice @ vector)[inside]
+        torch.testing.assert_close(op @ vector[inside], expected, rtol=1e-9, atol=1e-11 * float(expected.abs().max()))
+        assert op.traced_chunks == 1
+    if model in ("resnet20", "convnet"):
+        assert len(problem.traces) == 1
+
+
+def test_a_late_layer_costs_less_than_the_whole() -> None:
+    """Its graphs hold only what lies above it."""
+    problem = Problem(build_model("resnet20", num_classes=4, image_size=16), small_loss(), IMAGES)
+    HessianOperator(problem) @ torch.zeros(problem.num_parameters)
+    (traced,) = problem.traces.values()
+    assert traced is not None
+
+    def operations(names: Any) -> int:
+        return sum(node.op == "call_function" for node in traced.split(names).tangent.graph.nodes)  # type: ignore[attr-defined]
+
+    whole, early, late = (operations(n) for n in (problem.trainable, ("conv1.weight",), ("layer3.2.conv2.weight",)))
+    assert late < 0.15 * whole < early < whole
+    assert operations(("head.weight", "head.bias")) < 0.05 * whole
+
+
+def test_batch_statistics_belong_to_one_size() -> None:
     problem = small_problem("conv", batch_norm="batch", chunk_size=64)
     assert_equal_products(problem, traced=True)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad, hessian, jvp
+from torch.func import functional_call, grad, hessian, jacrev, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape.curvature import HessianOperator, Problem, Samples
@@ -174,6 +174,24 @@ class DenseOracle:
         value, point = self._function(names or self.trainable(), index)
         with sdpa_kernel(SDPBackend.MATH):
             return grad(value)(point)
+
+    def gauss_newton(self, names: Sequence[str] | None = None, index: Tensor | None = None) -> Tensor:
+        """Dense Σ w_i J_iᵀ(∇²_f ℓ_i)J_i / Σ w_i, (n, n), from the whole Jacobian."""
+        model, names = self.model.eval(), names or self.trainable()
+        state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        state = {name: tensor.detach() for name, tensor in state.items()}
+        inputs, targets = self.samples if index is None else (t[index] for t in self.samples)
+
+        def outputs(flat: Tensor) -> Tensor:
+            pieces = flat.split([state[name].numel() for name in names])
+            chosen = {name: piece.reshape(state[name].shape) for name, piece in zip(names, pieces, strict=True)}
+            return functional_call(model, {**state, **chosen}, (inputs,))
+
+        point = torch.cat([state[name].flatten() for name in names])
+        with sdpa_kernel(SDPBackend.MATH):
+            logits, jacobian = outputs(point), jacrev(outputs)(point).flatten(0, -2)
+        curved = hessian(lambda f: self.loss(f.reshape(logits.shape), targets)[0])(logits.flatten())
+        return jacobian.T @ curved @ jacobian / self.loss(logits, targets)[1]
 
     def product(self, vector: Tensor) -> Tensor:
         """Hv by forward over reverse, which shares no code with double backward; for models too large to be dense."""
