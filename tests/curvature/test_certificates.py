@@ -78,6 +78,16 @@ def test_a_kink_shows_as_disagreement() -> None:
     assert error > 0.5 * value
 
 
+def test_many_kinks_do_not_add_up_to_a_curvature() -> None:
+    """A thousand kinks add 5 to the curvature at every ε above their distance, and larger ε agree on that."""
+    kinks = torch.linspace(-1, 1, 1000, dtype=torch.float64)
+    problem = function_problem(lambda w: 1 - w[0] ** 2 / 2 + 5 * (w[0] - kinks).abs().mean(), [0.1, 3.0])
+    far = [problem.value(unit(1, 0), step) for step in (-0.05, 0.0, 0.05)]
+    assert (far[0] - 2 * far[1] + far[2]) / 0.05**2 == pytest.approx(4, abs=0.1)
+    value, error = second_difference(problem, unit(1, 0), size=1.0)
+    assert abs(value + 1) <= error < 0.05
+
+
 def test_second_difference_where_there_is_nothing_or_too_much() -> None:
     flat = function_problem(lambda w: 0.0 * w.sum(), [1.0, 1.0])
     assert second_difference(flat, unit(1, 0), size=0.0)[0] == 0.0
