@@ -100,6 +100,7 @@ def directional_curvature(problem: Problem, u: Tensor, v: Tensor | None = None) 
 
     Cost: about 12 forward passes over the samples (ResNet-20 on a CPU), that is about two Hessian products; backward
     alone takes 40 and keeps their graph. Memory: four forward passes without a graph.
+    Source: Schraudolph 2002, Neural Computation 14 (the split); Griewank and Walther 2008 (nested forward derivatives).
     """
     # The same values in the working precision, so that both ways see the same directions.
     u = u.to(device=problem.device, dtype=problem.dtype)

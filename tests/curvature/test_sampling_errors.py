@@ -12,7 +12,7 @@ from support.problems import DenseOracle, function_problem, small_problem
 from torch import Tensor, nn
 
 from landscape.curvature import HessianOperator, Part, Problem, Samples, SymmetricOperator, extreme_eigenpairs
-from landscape.curvature.lanczos import Tridiagonalization, tridiagonalize
+from landscape.curvature.lanczos import tridiagonalize
 from landscape.curvature.results import Eigenpairs, SamplingErrors
 from landscape.curvature.sampling import SampleCurvature, jackknife_error, jackknife_values, sample_blocks
 from landscape.losses import build_loss
@@ -245,7 +245,8 @@ def test_a_layer_of_a_class_and_what_is_missing_without_a_basis() -> None:
     pairs = exact_pairs(dense_hessian(problem), [0, -1])
     bare = SampleCurvature(problem, pairs=pairs)
     z = signs(1, problem.num_parameters)[0]
-    bare.add_probe(z, z, Tridiagonalization(np.ones(3), np.ones(3), torch.empty(0, len(z), dtype=z.dtype), False))
+    run = tridiagonalize(HessianOperator(problem, engine="double-backward"), z, 3)
+    bare.add_probe(z, z, dataclasses.replace(run, basis=run.basis[:0]))
     errors = bare.errors()
     assert errors is not None
     assert math.isnan(errors.negative_mass)
