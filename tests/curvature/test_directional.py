@@ -249,6 +249,18 @@ def test_a_loss_that_looks_at_values_goes_sample_by_sample() -> None:
     assert found.hessian[3] == pytest.approx(float(u @ dense @ v), rel=1e-9)
 
 
+def test_pieces_that_do_not_add_up_to_the_sum_are_not_used() -> None:
+    def loss(outputs: Tensor, targets: Tensor) -> tuple[Tensor, int]:
+        total, weight = squares(outputs, targets)
+        return (2 if torch._C._functorch.is_batchedtensor(outputs) else 1) * total, weight
+
+    problem = small_problem("mlp", loss, chunk_size=5)
+    u, _ = directions(problem)
+    expected = directional_curvature(small_problem("mlp", squares), u)
+    assert not directional._separable(problem)
+    np.testing.assert_allclose(directional_curvature(problem, u).hessian, expected.hessian, rtol=1e-9)
+
+
 class _DictNet(nn.Module):
     """Two floating outputs, an integer one and a word, as the models of other libraries give."""
 
