@@ -239,7 +239,7 @@ class SamplingErrors(Record):
     """Standard errors that come from the samples themselves: the jackknife over blocks of samples.
 
     What another draw of as many images would change, beside which the errors of the algorithm (residuals, probes) may
-    be small. NaN where a part has fewer than two blocks.
+    be small. Those of trace and negative mass are NaN where no probe was kept for them, and hold the probes' own noise.
     """
 
     num_blocks: int  # blocks of samples left out in turn; a block is one sample when there are few
@@ -256,13 +256,13 @@ class Certificates(Record):
     threshold: float  # τ > 0: the enclosure counts eigenvalues below −τ
     fraction_below: Interval  # share of eigenvalues below −τ: Gauss-Radau enclosure, widened by the probes' interval
     second_difference: float  # [L(θ+εv) − 2L(θ) + L(θ−εv)]/ε² along v_min in float64: no derivative is involved
-    second_difference_error: float  # disagreement of neighbouring ε, the unit of an eigenvalue
+    second_difference_error: float  # disagreement of neighbouring ε and rounding; inf if the loss is not finite there
     descent: Descent  # losses along ±v_min
     gauss_newton_curvature: float  # vᵀGv ≥ 0 along v_min; vᵀ(H − G)v = λ_min − this
     gauss_newton_trace: float  # tr G from the probes of the trace; tr(H − G) = tr H − this
     gauss_newton_trace_standard_error: float
     split_half: SplitHalf | None = None  # None where a part has fewer than two samples
-    sampling: SamplingErrors | None = None  # likewise
+    sampling: SamplingErrors | None = None  # likewise; both None under batch statistics, which couple the samples
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from landscape.curvature.results import Eigenpairs, SaddleReport, SpectralDensity
+from landscape.curvature.results import Certificates, Descent, Eigenpairs, SaddleReport, SpectralDensity
 
 # A sign is claimed only this many times above the measured rounding of a product.
 NOISE_MARGIN = 10.0
@@ -27,13 +27,15 @@ def saddle_report(
     noise: float,
     scale: float = 0.0,
     radius: float = STATIONARY_RADIUS,
+    certificates: Certificates | None = None,
 ) -> SaddleReport:
     """Sum up one part.
 
     The noise floor is 10 · δ · max(max|θ|, scale), δ being the relative rounding error of a product. (The scale is
     there for a class that is fitted to the last digit: beside the whole problem its curvature is nothing, signs and
-    all.) A Rayleigh quotient below minus the floor proves a negative eigenvalue (Courant-Fischer), and so many of them
-    over orthonormal vectors prove as many negative eigenvalues (Cauchy interlacing).
+    all.) A Rayleigh quotient below minus the floor proves a negative eigenvalue (Courant-Fischer), and k of them over
+    orthonormal vectors prove k negative eigenvalues (Cauchy interlacing). Vectors X that are not quite orthonormal
+    prove k where every quotient lies below minus the floor by more than ‖I − XᵀX‖ · max|θ|.
 
     Moving by t along a direction changes the loss by about ‖∇L‖t + ½λt², so the gradient decides up to t = 2‖∇L‖/|λ|
     and the curvature beyond. The point counts as stationary when that length is at most ``radius`` · ‖θ‖, λ being λ_min
@@ -42,6 +44,10 @@ def saddle_report(
     λ_min the length is also the radius above which a SAM step amplifies the escape direction. Near a very sharp point
     every length is short, so the loss has the last word: a walk along −∇L within that radius must not remove more than
     a tenth of it.
+
+    Where there are certificates, a saddle is withheld if the second difference of the loss along v_min contradicts it
+    beyond its own error, and a flat point says whether the loss falls along ±v_min all the same, as it does at the
+    centre of a monkey saddle.
 
     Args:
         loss: L of the part.
@@ -54,11 +60,12 @@ def saddle_report(
         noise: δ.
         scale: typical curvature of the whole problem that this is a part of (:attr:`ProblemCheck.scale`).
         radius: what share of ‖θ‖ counts as near.
+        certificates: further checks of λ_min.
     """
     gradient_norm = float(gradient.double().norm())
     low, high = float(pairs.values[0]), float(pairs.values[-1])
     floor = NOISE_MARGIN * noise * max(float(np.abs(pairs.values).max()), scale)
-    index = int(np.sum(pairs.values < -floor))
+    index = _certified_index(pairs, floor)
     threshold = 2 * gradient_norm / -low if low < 0 else float("inf")
     alignment = float("nan")
     if pairs.vectors is not None:
@@ -66,7 +73,13 @@ def saddle_report(
         alignment = float(abs(direction @ pairs.vectors[:, 0].astype(np.float64)))
     trace = density.trace()
     curvature = -low if index else max(gradient_curvature, floor)
-    verdict, reason = _verdict(pairs, index, floor, gradient_norm, curvature, radius * parameter_norm, descent_share)
+    near = radius * parameter_norm
+    verdict, reason = _verdict(pairs, index, floor, gradient_norm, curvature, near, descent_share)
+    if certificates is not None:
+        if verdict == "saddle":
+            verdict, reason = _unless_contradicted(reason, certificates)
+        elif verdict == "flat":
+            reason += _fall(certificates.descent, NOISE_MARGIN * noise)
     return SaddleReport(
         loss=loss,
         gradient_norm=gradient_norm,
@@ -85,7 +98,42 @@ def saddle_report(
         sam_threshold=threshold,
         verdict=verdict,
         reason=reason,
+        certificates=certificates,
     )
+
+
+def _certified_index(pairs: Eigenpairs, floor: float) -> int:
+    """The largest k for which the k lowest quotients prove k negative eigenvalues."""
+    low = pairs.values[pairs.values < -floor]
+    if pairs.vectors is None:
+        return len(low)
+    columns = pairs.vectors[:, : len(low)].astype(np.float64)
+    # A quotient does not depend on the length of its vector, so lengths are no defect.
+    columns /= np.linalg.norm(columns, axis=0)
+    defect = np.eye(len(low)) - columns.T @ columns
+    largest = float(np.abs(pairs.values).max())
+    for count in range(len(low), 0, -1):
+        if low[count - 1] < -(floor + np.linalg.norm(defect[:count, :count], 2) * largest):
+            return count
+    return 0
+
+
+def _unless_contradicted(reason: str, certificates: Certificates) -> tuple[str, str]:
+    difference, error = certificates.second_difference, certificates.second_difference_error
+    if difference - error > 0:
+        return (
+            "undecided",
+            f"{reason}; but the second difference of the loss along v_min is {difference:.3g} ± {error:.1g}",
+        )
+    return "saddle", reason
+
+
+def _fall(descent: Descent, rounding: float) -> str:
+    """What the walk along ±v_min adds where second order says nothing; ``rounding`` is relative to the loss."""
+    here = float(descent.losses[descent.steps == 0.0][0])
+    if descent.decrease > rounding * max(abs(here), abs(here - descent.decrease)):
+        return f"; yet the loss falls by {descent.decrease:.2g} within {abs(descent.best_step):.2g} along v_min"
+    return "; nor does the loss fall along ±v_min"
 
 
 def _verdict(

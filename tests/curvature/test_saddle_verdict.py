@@ -1,5 +1,6 @@
 """Verdicts on functions whose answer is known, through the whole chain from a model to a word."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.certified import certified
 from support.matrices import with_spectrum
 from support.problems import function_problem
 from torch import Tensor, nn
 
 from landscape.curvature import (
     Eigenpairs,
+    HessianOperator,
     MeasureSettings,
     Part,
     Problem,
@@ -196,3 +199,128 @@ def test_nearness_is_a_share_of_the_parameters() -> None:
     assert report.gradient_alignment == pytest.approx(0.6)
     bare = Eigenpairs(values, np.zeros(2), np.ones(2, bool), 1e-3, 0)
     assert math.isnan(report_of(values, noise=1e-7, pairs=bare).gradient_alignment)
+
+
+# ------------------------------------------------------------------ the index, and what certificates add
+
+
+def nearly_orthonormal(angle: float) -> np.ndarray:
+    vectors = np.eye(4)
+    vectors[:, 1] = np.cos(angle) * vectors[:, 1] + np.sin(angle) * vectors[:, 0]
+    return vectors
+
+
+@pytest.mark.parametrize(("angle", "index"), [(0.0, 2), (1e-4, 2), (0.05, 1), (math.pi / 2, 1)])
+def test_vectors_that_are_not_orthonormal_prove_less(angle: float, index: int) -> None:
+    """At a right angle both columns are the same vector: one direction is no proof of two eigenvalues."""
+    values = np.array([-1.0, -0.1, 1.0, 4.0])
+    pairs = Eigenpairs(values, np.zeros(4), np.ones(4, bool), 1e-3, 0, nearly_orthonormal(angle))
+    assert report_of(values, noise=1e-8, pairs=pairs).index_lower_bound == index
+    longer = Eigenpairs(values, np.zeros(4), np.ones(4, bool), 1e-3, 0, 3 * nearly_orthonormal(angle))
+    assert report_of(values, noise=1e-8, pairs=longer).index_lower_bound == index
+
+
+def test_the_index_never_exceeds_the_truth() -> None:
+    """Single-precision copies of eigenvectors, and of one eigenvector many times over."""
+    matrix = with_spectrum(np.r_[-3.0, -2.0, -1e-5, np.linspace(0.1, 4, 27)])
+    values, vectors = torch.linalg.eigh(matrix)
+    chosen = vectors[:, [0, 1, 2, -1]].float()
+    quotients = np.sort(torch.einsum("ni,nm,mi->i", chosen.double(), matrix, chosen.double()).numpy())
+    pairs = Eigenpairs(quotients, np.zeros(4), np.ones(4, bool), 1e-3, 0, chosen.numpy())
+    report = report_of(values.numpy(), noise=1e-8, pairs=pairs, gradient=torch.zeros(30))
+    assert report.index_lower_bound in (2, 3)
+    copies = Eigenpairs(np.full(3, -3.0), np.zeros(3), np.ones(3, bool), 1e-3, 0, vectors[:, [0, 0, 0]].numpy())
+    report = report_of(values.numpy(), noise=1e-8, pairs=copies, gradient=torch.zeros(30))
+    assert report.index_lower_bound == 1
+
+
+def judge_certified(function: Callable[[Tensor], Tensor], point: Any, **changes: Any) -> SaddleReport:
+    """The verdict of :func:`judge` with every certificate."""
+    problem = function_problem(function, point)
+    plain = measure(problem, SETTINGS).saddle
+    pairs, density, certificates = certified(problem, floor=plain.noise_floor)
+    _, gradient = problem.value_and_gradient()
+    length = torch.linalg.vector_norm(gradient)
+    direction = gradient / length if length else gradient
+    product = HessianOperator(problem, engine="double-backward") @ direction
+    return saddle_report(
+        loss=plain.loss,
+        gradient=gradient,
+        gradient_curvature=float(direction @ product),
+        descent_share=plain.descent_share,
+        parameter_norm=problem.parameter_norm,
+        pairs=pairs,
+        density=density,
+        noise=problem.noise(),
+        scale=problem.check.scale,
+        certificates=dataclasses.replace(certificates, **changes),
+    )
+
+
+def monkey_saddle(w: Tensor) -> Tensor:
+    return w[0] ** 3 - 3 * w[0] * w[1] ** 2
+
+
+KNOWN: dict[str, tuple[Callable[[Tensor], Tensor], list[float], str, int]] = {
+    "bowl": (quadratic(2.0, 1.0, 5.0), [0, 0, 0], "minimum", 0),
+    "saddle": (quadratic(2.0, -1.0, 5.0), [0, 0, 0], "saddle", 1),
+    "saddle beside the origin": (lambda w: (w[0] - 1) ** 2 - (w[1] - 2) ** 2 + 7, [1, 2], "saddle", 1),
+    "tiny negative": (lambda w: w[0] ** 2 - 1e-9 * w[1] ** 2, [0, 0], "saddle", 1),
+    "tiny positive": (lambda w: w[0] ** 2 + 1e-9 * w[1] ** 2, [0, 0], "minimum", 0),
+    "ill-conditioned bowl": (quadratic(1e6, 1.0, 1e-6), [0, 0, 0], "minimum", 0),
+    "flat valley": (quadratic(1.0, 0.0, 0.0), [0, 3, 4], "minimum", 0),
+    "curved valley": (lambda w: (w[0] * w[1] - 1) ** 2, [1, 1], "minimum", 0),
+    "slope": (lambda w: w[0] ** 2 + w[1], [0, 1, 1], "not stationary", 0),
+    "slope of a saddle": (quadratic(2.0, -1.0), [1, 1], "not stationary", 1),
+    "monkey saddle": (monkey_saddle, [0, 0], "flat", 0),
+    "beside a monkey saddle": (monkey_saddle, [0.1, 0.0], "not stationary", 1),
+    "quartic bowl": (lambda w: (w**4).sum(), [0, 0, 0], "flat", 0),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_certificates_agree_where_the_answer_is_known(name: str) -> None:
+    function, point, verdict, index = KNOWN[name]
+    report = judge_certified(function, point)
+    assert (report.verdict, report.index_lower_bound) == (verdict, index), report.reason
+    certificates = report.certificates
+    assert certificates is not None
+    assert abs(certificates.second_difference - report.lambda_min) <= certificates.second_difference_error + 1e-12
+    if verdict == "saddle":
+        assert certificates.second_difference + certificates.second_difference_error < 0
+        assert certificates.descent.decrease > 0
+    if verdict == "minimum":
+        assert certificates.descent.decrease <= 1e-12
+
+
+def test_a_flat_point_says_whether_the_loss_falls_all_the_same() -> None:
+    monkey = judge_certified(monkey_saddle, [0, 0])
+    assert monkey.verdict == "flat"
+    assert "yet the loss falls by" in monkey.reason
+    assert monkey.certificates is not None
+    assert monkey.certificates.descent.decrease > 1e-3
+    bowl = judge_certified(lambda w: 3.0 + (w**4).sum(), [0, 0, 0])
+    assert bowl.verdict == "flat"
+    assert bowl.reason.endswith("nor does the loss fall along ±v_min")
+
+
+def test_a_contradicted_saddle_is_undecided() -> None:
+    """A Hessian product that is wrong where the loss is right: the difference of losses has the last word."""
+    for difference, error, verdict in ((1.0, 0.1, "undecided"), (1.0, 2.0, "saddle"), (-1.0, 0.1, "saddle")):
+        changes = {"second_difference": difference, "second_difference_error": error}
+        report = judge_certified(quadratic(2.0, -1.0), [0, 0], **changes)
+        assert report.verdict == verdict
+        assert ("second difference of the loss along v_min is 1 ± 0.1" in report.reason) == (verdict == "undecided")
+        assert report.index_lower_bound == 1
+    nothing = {"second_difference": math.nan, "second_difference_error": math.inf}
+    assert judge_certified(quadratic(2.0, -1.0), [0, 0], **nothing).verdict == "saddle"
+    bowl = judge_certified(quadratic(2.0, 1.0), [0, 0], second_difference=1.0, second_difference_error=0.1)
+    assert bowl.verdict == "minimum"
+
+
+def test_a_kink_under_the_point_is_not_sold_as_a_saddle() -> None:
+    """|w₀| hides its slope from every derivative at 0 (its gradient there is 0), but not from the loss."""
+    report = judge_certified(lambda w: w[0].abs() - w[0] ** 2 + w[1] ** 2, [0.0, 0.0])
+    assert report.lambda_min == pytest.approx(-2.0)
+    assert report.verdict == "undecided"
+    assert "but the second difference" in report.reason
