@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
+from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
-from landscape.curvature.lanczos import Progress, tridiagonalize
+from landscape.curvature.lanczos import Progress, Tridiagonalization, breakdown_tolerance, tridiagonalize
 from landscape.curvature.operators import SymmetricOperator
-from landscape.curvature.results import Eigenpairs, SpectralDensity
+from landscape.curvature.results import Array, Eigenpairs, SpectralDensity
 from landscape.errors import LandscapeError
 
+Observer = Callable[[Tensor, Tensor, Tridiagonalization], None]
 
-def rademacher_probe(op: SymmetricOperator, generator: torch.Generator) -> Tensor:
-    """z ∈ {−1, 1}ⁿ; drawn on the CPU, so that every device sees the same probes for one seed."""
-    signs = torch.randint(0, 2, (op.shape[0],), generator=generator, dtype=torch.int8)
-    return (2 * signs - 1).to(device=op.device, dtype=op.dtype)
+# A Ritz value is an outlier's if the masses of its node and of the outlier's vectors in the probe differ by at most
+# this share of an eigenvalue (or of the mass, if that is more); vectors good to 1e-3 differ by less.
+MASS_TOLERANCE = 0.05
 
 
-def deflation_basis(op: SymmetricOperator, pairs: Eigenpairs | None) -> tuple[Tensor | None, np.ndarray]:
+def rademacher_probe(op: SymmetricOperator, seed: int, index: int) -> Tensor:
+    """Probe number ``index`` of ``seed``: z ∈ {−1, 1}ⁿ, ``(n,)``.
+
+    It depends on (seed, index, n) alone, not on what was drawn before, the device or the precision, so probes can be
+    added later and parts of one size compare probe by probe. Each (seed, index) has its own 128-bit state: no two
+    streams meet. Drawn on the CPU as bits; temporaries take n bytes.
+    """
+    n = op.shape[0]
+    bits = np.random.PCG64((seed % 2**64, index)).random_raw(-(-n // 64)).astype("<u8", copy=False)
+    signs = torch.from_numpy(np.unpackbits(bits.view(np.uint8), count=n)).to(device=op.device)
+    return signs.to(op.dtype).mul_(2).sub_(1)
+
+
+def deflation_basis(op: SymmetricOperator, pairs: Eigenpairs | None) -> tuple[Tensor | None, Array]:
     """Converged outliers as orthonormal rows ``(d, n)`` and their eigenvalues ``(d,)``.
 
     A pair whose residual is not small beside its own eigenvalue belongs to the bulk: taking it out would move mass that
     the quadrature counts correctly.
     """
-    if pairs is None or pairs.vectors is None:
+    if pairs is None or pairs.vectors is None or not _outlying(pairs).any():
         return None, np.zeros(0)
-    outliers = pairs.converged & (np.abs(pairs.values) > 10 * pairs.residuals)
-    if not outliers.any():
-        return None, np.zeros(0)
+    outliers = _outlying(pairs)
     columns = torch.as_tensor(pairs.vectors[:, outliers], dtype=op.dtype, device=op.device)
     rows = torch.linalg.qr(columns).Q.T.contiguous()
     return rows, np.asarray(pairs.values[outliers], dtype=np.float64)
@@ -41,6 +56,9 @@ def spectral_density(
     num_steps: int = 100,
     deflate: Eigenpairs | None = None,
     seed: int = 0,
+    first_probe: int = 0,
+    reorthogonalize: bool = True,
+    observe: Observer | None = None,
     on_product: Progress | None = None,
 ) -> SpectralDensity:
     """Quadrature nodes and weights of the spectral measure, kept raw for every probe.
@@ -49,51 +67,162 @@ def spectral_density(
 
         tr f(H) ≈ Σ_d f(λ_d) + mean_l ‖Pz_l‖² Σ_k ω_lk f(θ_lk),
 
-    exact in expectation for polynomials of degree 2m − 1 when the deflated pairs are exact. Two figures a reader may
-    take from it are safe: masses (f Lipschitz) and smoothed densities. The share of *negative nodes* is not.
+    exact in expectation for polynomials of degree 2m − 1 when the deflated pairs are exact. Masses (f Lipschitz),
+    smoothed densities and :meth:`SpectralDensity.fraction_below` are safe to take from it. The share of *negative
+    nodes* is not.
 
     Args:
         op: the matrix H.
         num_probes: n_v; the error bars come from their spread, so at least 2 for any statement.
         num_steps: m; the resolution inside the spectrum is about (λ_max − λ_min)/m.
-        deflate: pairs to take out and count exactly; only the converged ones are used.
+        deflate: pairs to take out and count exactly; only the converged ones are used. An outlier left in makes the
+            samples skewed and the intervals too short: see :meth:`Interval.from_samples`.
         seed: probes are the same for one seed and dimension, whatever the part, so parts compare probe by probe.
+        first_probe: number of the first probe; two calls can so share out one sequence of probes, and
+            :meth:`SpectralDensity.extended` joins them.
+        reorthogonalize: False for an n whose m basis vectors do not fit in memory: values repeat then, but weigh right.
+        observe: called for every probe with z ``(n,)``, u = Pz ``(n,)`` and its Lanczos run, so that traces
+            (:class:`~landscape.curvature.trace.TraceProbes`) and sampling errors take no further product.
         on_product: called with the number of products just made.
 
     Raises:
         LandscapeError: no probe or no step.
 
-    Cost: n_v · m products, memory m vectors.
+    Cost: n_v · m products, memory m + d vectors (2 + d without reorthogonalisation).
     Source: Ubaru, Chen and Saad 2017; Ghorbani, Krishnan and Xiao 2019.
     """
     if num_probes < 1 or num_steps < 1:
         raise LandscapeError(f"num_probes = {num_probes}, num_steps = {num_steps}: both must be at least 1")
     rows, values = deflation_basis(op, deflate)
-    generator = torch.Generator().manual_seed(seed)
-    width = max(1, min(num_steps, op.shape[0] - len(values)))
-    nodes, alpha = np.full((num_probes, width), np.nan), np.full((num_probes, width), np.nan)
-    weights, beta = np.zeros((num_probes, width)), np.zeros((num_probes, width))
-    steps, mass = np.zeros(num_probes, dtype=np.int64), np.zeros(num_probes)
+    coefficients: list[tuple[Array, Array]] = []
+    mass = np.zeros(num_probes)
     before = op.num_matvecs
     for probe in range(num_probes):
-        vector = rademacher_probe(op, generator)
-        if rows is not None:
-            vector = vector - (rows @ vector) @ rows
-        mass[probe] = float(vector.double().square().sum())
-        run = tridiagonalize(op, vector, num_steps, deflate=rows, on_product=on_product)
-        values_of_run, vectors_of_run = run.ritz()
-        m = run.num_steps
-        nodes[probe, :m], weights[probe, :m] = values_of_run, vectors_of_run[0] ** 2
-        alpha[probe, :m], beta[probe, :m] = run.alpha, run.beta
-        steps[probe] = m
+        z = rademacher_probe(op, seed, first_probe + probe)
+        u = z if rows is None else z - (rows @ z) @ rows
+        mass[probe] = float(u.double().square().sum())
+        run = tridiagonalize(op, u, num_steps, deflate=rows, reorthogonalize=reorthogonalize, on_product=on_product)
+        if observe is not None:
+            observe(z, u, run)
+        coefficients.append(_coefficients(run))
+    width = max(1, min(num_steps, op.shape[0] - len(values)))
+    return _density(coefficients, mass, values, width=width, dimension=op.shape[0], matvecs=op.num_matvecs - before)
+
+
+def density_of_run(
+    op: SymmetricOperator, run: Tridiagonalization, probe: Tensor, outliers: Eigenpairs | None
+) -> tuple[SpectralDensity, Eigenpairs | None]:
+    """The density of one probe out of a Lanczos run that was made anyway, with outliers deflated after the fact.
+
+    A search for eigenpairs that starts from a probe z makes the plain run of z: its T is the Gauss rule of the measure
+    Σ_i (v_iᵀz)² δ_{λ_i}. Where a Ritz value has converged to an outlier, its node is the outlier's atom, and the other
+    nodes with their weights are a quadrature of the deflated measure, that of PHP from Pz. They are turned back into
+    a Jacobi matrix, by Lanczos on diag(θ) from (√ω), which has d rows fewer than T, and one fewer still because the
+    last off-diagonal of a finite set of nodes is 0 and not that of the measure.
+
+    An outlier is deflated only if this run knows it: a Ritz value within the two residuals, converged in T itself to
+    the pairs' tolerance, with the mass that the outlier's vectors have in z (more is an eigenvalue that repeats, of
+    which the rest stays in the measure). Outliers that the search met only after a restart may not qualify. **All
+    further probes must deflate the pairs that are returned**, no more and no fewer; a caller who would rather deflate
+    all of them makes this probe anew.
+
+    Args:
+        op: the matrix H.
+        run: plain Lanczos from ``probe``, not deflated, reorthogonalised; its basis is not needed.
+        probe: z, ``(n,)``, with its length, for example ``rademacher_probe(op, seed, 0)``.
+        outliers: the candidates, with vectors.
+
+    Returns:
+        The density of one row, which counts no product, and the outliers that it deflates; None if there are none.
+
+    Cost: no product; d inner products and an eigenproblem of the size of T.
+    """
+    n = op.shape[0]
+    z = probe.to(device=op.device, dtype=op.dtype)
+    mass = float(z.double().square().sum())
+    alpha, beta = _coefficients(run)
+    deflated, nodes, weights = _without_outliers(op, run, z, mass, outliers)
+    rest, steps = float(weights.sum()), len(nodes) - (beta[-1] > 0)
+    if deflated is None or (rest > 0 and steps < 1):
+        row = _density([(alpha, beta)], np.array([mass]), np.zeros(0), width=len(alpha), dimension=n, matvecs=0)
+        return row, None
+    if rest > 0:
+        diagonal = SymmetricOperator.from_matrix(torch.diag(torch.as_tensor(nodes)))
+        alpha, beta = _coefficients(tridiagonalize(diagonal, torch.as_tensor(np.sqrt(weights)), steps))
+    else:
+        alpha, beta = np.zeros(1), np.zeros(1)
+    values = np.asarray(deflated.values, dtype=np.float64)
+    row = _density([(alpha, beta)], np.array([mass * rest]), values, width=len(alpha), dimension=n, matvecs=0)
+    return row, deflated
+
+
+def _without_outliers(
+    op: SymmetricOperator, run: Tridiagonalization, z: Tensor, mass: float, outliers: Eigenpairs | None
+) -> tuple[Eigenpairs | None, Array, Array]:
+    """The outliers that this run knows, and nodes and weights of its measure without them."""
+    nodes, vectors = run.ritz()
+    weights = vectors[0] ** 2
+    rows, values = deflation_basis(op, outliers)
+    if rows is None or outliers is None:
+        return None, nodes, weights
+    candidates = _chosen(outliers, _outlying(outliers))
+    found = (rows @ z).double().square().cpu().numpy()
+    nearest = np.abs(nodes - values[:, None]).argmin(axis=1)
+    scale = float(np.abs(nodes).max())
+    estimates = run.beta[-1] * np.abs(vectors[-1, nearest])
+    close = np.abs(nodes[nearest] - values) <= candidates.residuals + estimates + breakdown_tolerance(op) * scale
+    known = close & (estimates <= candidates.tol * scale)
+    removed = np.bincount(nearest[known], found[known], minlength=len(nodes))
+    tolerance = MASS_TOLERANCE * (1 + removed)
+    foreign = mass * weights - removed < -tolerance
+    known &= ~foreign[nearest]
+    removed[foreign] = 0.0
+    rest = mass * weights - removed
+    rest[(removed > 0) & (rest <= tolerance)] = 0.0
+    left = rest > 0
+    return (_chosen(candidates, known) if known.any() else None), nodes[left], rest[left] / mass
+
+
+def _outlying(pairs: Eigenpairs) -> Array:
+    return pairs.converged & (np.abs(pairs.values) > 10 * pairs.residuals)
+
+
+def _chosen(pairs: Eigenpairs, chosen: Array) -> Eigenpairs:
+    return dataclasses.replace(
+        pairs,
+        values=pairs.values[chosen],
+        residuals=pairs.residuals[chosen],
+        converged=pairs.converged[chosen],
+        vectors=None if pairs.vectors is None else pairs.vectors[:, chosen],
+    )
+
+
+def _coefficients(run: Tridiagonalization) -> tuple[Array, Array]:
+    """α and β of a run; the last β of an exhausted one is rounding, and the quadrature exact: say so with a 0."""
+    beta = run.beta.copy()
+    if run.exhausted:
+        beta[-1] = 0.0
+    return run.alpha, beta
+
+
+def _density(
+    rows: Sequence[tuple[Array, Array]], mass: Array, deflated: Array, *, width: int, dimension: int, matvecs: int
+) -> SpectralDensity:
+    shape = (len(rows), width)
+    nodes, alpha, weights, beta = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape), np.zeros(shape)
+    for row, (diagonal, coupling) in enumerate(rows):
+        m = len(diagonal)
+        values, vectors = eigh_tridiagonal(diagonal, coupling[:-1], lapack_driver="stev")
+        nodes[row, :m], weights[row, :m] = values, vectors[0] ** 2
+        alpha[row, :m], beta[row, :m] = diagonal, coupling
     return SpectralDensity(
         nodes=nodes,
         weights=weights,
         alpha=alpha,
         beta=beta,
-        num_steps=steps,
+        num_steps=np.array([len(diagonal) for diagonal, _ in rows], dtype=np.int64),
         probe_mass=mass,
-        deflated=values,
-        dimension=op.shape[0],
-        num_matvecs=op.num_matvecs - before,
+        deflated=deflated,
+        dimension=dimension,
+        num_matvecs=matvecs,
     )

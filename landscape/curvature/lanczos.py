@@ -28,6 +28,7 @@ class Tridiagonalization:
     beta: Array  # (m,) float64; entry j couples steps j and j+1, the last one is the residual norm
     basis: Tensor  # (m, n) orthonormal rows
     exhausted: bool  # the Krylov space closed before the step limit
+    first_product: Tensor  # (n,) H q_1, as the operator gave it
 
     @property
     def num_steps(self) -> int:
@@ -38,6 +39,19 @@ class Tridiagonalization:
         matrix = np.diag(self.alpha) + np.diag(self.beta[:-1], 1) + np.diag(self.beta[:-1], -1)
         values, vectors = np.linalg.eigh(matrix)
         return values, vectors
+
+
+@dataclass(frozen=True)
+class Search:
+    """What one search for both ends leaves behind: H Bᵀ = Bᵀ T + Rᵀ E, rows of R orthogonal to B."""
+
+    pairs: Eigenpairs
+    run: Tridiagonalization | None
+    basis: Tensor  # (m, n) orthonormal rows
+    projected: Array  # (m, m) T = B H Bᵀ
+    residual: Tensor  # (p, n) R
+    coupling: Array  # (p, m) E
+    outliers: Eigenpairs  # every converged Ritz pair well away from 0, vectors (n, d)
 
 
 def breakdown_tolerance(op: SymmetricOperator) -> float:
@@ -66,6 +80,7 @@ def tridiagonalize(
     num_steps: int,
     *,
     deflate: Tensor | None = None,
+    reorthogonalize: bool = True,
     on_product: Progress | None = None,
 ) -> Tridiagonalization:
     """Lanczos for ``num_steps`` steps from ``start``, or until the Krylov space is exhausted.
@@ -78,6 +93,7 @@ def tridiagonalize(
         start: ``(n,)``, any non-zero length.
         num_steps: m, at most; never more than n minus the deflated vectors.
         deflate: ``(d, n)`` orthonormal rows; the process then runs on PHP with P = I − VᵀV.
+        reorthogonalize: False keeps two vectors and returns an empty basis.
         on_product: called with the number of products just made.
 
     Cost: one product and 4jn multiplications in step j; m vectors of memory.
@@ -86,7 +102,8 @@ def tridiagonalize(
     n = op.shape[0]
     outside = 0 if deflate is None else len(deflate)
     num_steps = min(num_steps, n - outside)
-    basis = torch.empty(outside + num_steps, n, dtype=op.dtype, device=op.device)
+    kept = num_steps if reorthogonalize else min(2, num_steps)
+    basis = torch.empty(outside + kept, n, dtype=op.dtype, device=op.device)
     if deflate is not None:
         basis[:outside] = deflate
     vector = start.to(device=op.device, dtype=op.dtype).clone()
@@ -94,20 +111,27 @@ def tridiagonalize(
     norm = _norm(vector)
     alpha, beta = np.zeros(num_steps), np.zeros(num_steps)
     if num_steps == 0 or norm == 0.0:
-        return Tridiagonalization(np.zeros(1), np.zeros(1), torch.zeros_like(basis[:1]), True)
+        nothing = torch.zeros(1, n, dtype=op.dtype, device=op.device)
+        return Tridiagonalization(np.zeros(1), np.zeros(1), nothing, True, nothing[0])
     scale = 0.0
     for j in range(num_steps):
-        basis[outside + j] = vector / norm
-        vector = op @ basis[outside + j]
+        at = min(j, kept - 1)
+        if j > at:
+            basis[outside] = basis[outside + 1]
+        basis[outside + at] = vector / norm
+        vector = op @ basis[outside + at]
+        if j == 0:
+            first_product = vector.clone()
         if on_product is not None:
             on_product(1)
-        alpha[j] = _orthogonalize(vector, basis[: outside + j + 1])[-1]
+        alpha[j] = _orthogonalize(vector, basis[: outside + at + 1])[-1]
         norm = _norm(vector)
         beta[j] = norm
         scale = max(scale, abs(alpha[j]) + norm)
         if norm <= breakdown_tolerance(op) * scale:
-            return Tridiagonalization(alpha[: j + 1], beta[: j + 1], basis[outside : outside + j + 1], True)
-    return Tridiagonalization(alpha, beta, basis[outside:], False)
+            rows = basis[outside : outside + j + 1] if reorthogonalize else basis[:0]
+            return Tridiagonalization(alpha[: j + 1], beta[: j + 1], rows, True, first_product)
+    return Tridiagonalization(alpha, beta, basis[outside:] if reorthogonalize else basis[:0], False, first_product)
 
 
 def extreme_eigenpairs(

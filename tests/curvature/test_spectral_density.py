@@ -1,16 +1,24 @@
 """Stochastic Lanczos quadrature: exact moments, deflation identities, and intervals that hold what they promise."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from support.matrices import SPECTRA, with_spectrum
 
-from landscape.curvature import Eigenpairs, Interval, SpectralDensity, SymmetricOperator, spectral_density
-from landscape.curvature.density import rademacher_probe
+from landscape.curvature import (
+    Eigenpairs,
+    Interval,
+    SpectralDensity,
+    SymmetricOperator,
+    Tridiagonalization,
+    spectral_density,
+    tridiagonalize,
+)
+from landscape.curvature.density import density_of_run, rademacher_probe
+from landscape.curvature.results import _radau_share
 from landscape.errors import LandscapeError
-
-RUNS = 200
-ENOUGH = 0.90  # of the runs; the intervals are nominal 95 % ones
 
 
 def exact_pairs(matrix: torch.Tensor, lowest: int, highest: int) -> Eigenpairs:
@@ -21,8 +29,7 @@ def exact_pairs(matrix: torch.Tensor, lowest: int, highest: int) -> Eigenpairs:
 
 
 def probes_of(op: SymmetricOperator, count: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.stack([rademacher_probe(op, generator) for _ in range(count)])
+    return torch.stack([rademacher_probe(op, seed, index) for index in range(count)])
 
 
 def mass(values: np.ndarray) -> tuple[float, float]:
@@ -153,30 +160,6 @@ def test_doubtful_pairs_are_not_deflated() -> None:
     assert without.deflated.size == 0
 
 
-@pytest.mark.parametrize("deflated", [0, 4])
-def test_ninety_five_percent_intervals_cover(deflated: int) -> None:
-    """Simulated 200 times on an indefinite matrix with outliers; the share of negative nodes would cover 0 %."""
-    rng = np.random.default_rng(11)
-    truth = np.sort(np.r_[rng.standard_normal(54) * 0.3, [8.0, 5.0, 3.0, 2.0, -2.0, -1.2]])
-    matrix = with_spectrum(truth)
-    op = SymmetricOperator.from_matrix(matrix)
-    pairs = exact_pairs(matrix, deflated // 2, deflated - deflated // 2) if deflated else None
-    expected = {"M₋": mass(truth)[0], "ν": mass(truth)[1], "tr": truth.sum()}
-    hits = dict.fromkeys(expected, 0)
-    for seed in range(RUNS):
-        density = spectral_density(op, num_probes=6, num_steps=20, deflate=pairs, seed=seed)
-        trace = density.trace()
-        intervals = {
-            "M₋": density.negative_mass(),
-            "ν": density.negative_fraction_of_mass(),
-            "tr": Interval.from_samples(trace.samples, trace.offset),
-        }
-        for name, interval in intervals.items():
-            assert interval.low <= interval.value <= interval.high
-            hits[name] += interval.low <= expected[name] <= interval.high
-    assert min(hits.values()) >= ENOUGH * RUNS, hits
-
-
 def test_masses_and_trace_obey_their_identity() -> None:
     op = SymmetricOperator.from_matrix(with_spectrum(SPECTRA["network"]))
     density = spectral_density(op, num_probes=4, num_steps=30)
@@ -205,3 +188,301 @@ def test_parts_of_one_size_meet_the_same_probes() -> None:
 def test_no_probe_and_no_step_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(LandscapeError, match="at least 1"):
         spectral_density(SymmetricOperator.from_matrix(torch.eye(3)), **settings)
+
+
+def test_a_probe_depends_on_its_number_alone() -> None:
+    op = SymmetricOperator.from_matrix(torch.eye(1003, dtype=torch.float64))
+    probes = torch.stack([rademacher_probe(op, seed, index) for seed in (-1, 0, 1, 2**40) for index in range(6)])
+    torch.testing.assert_close(rademacher_probe(op, 1, 4), probes[16], rtol=0, atol=0)
+    overlaps = probes @ probes.T / 1003 - torch.eye(24, dtype=torch.float64)
+    assert float(overlaps.abs().max()) < 5 / 1003**0.5
+    assert float(overlaps.std()) == pytest.approx(1003**-0.5, rel=0.2)
+    assert abs(float(probes.mean())) < 4 / (24 * 1003) ** 0.5
+    short = rademacher_probe(SymmetricOperator.from_matrix(torch.eye(70)), 1, 4)
+    assert short.dtype == torch.float32
+    assert torch.equal(short.double(), probes[16, :70])
+
+
+@pytest.mark.parametrize("deflate", [False, True])
+def test_probes_made_in_pieces_are_the_probes_made_at_once(deflate: bool) -> None:
+    matrix = with_spectrum(SPECTRA["network"])
+    op = SymmetricOperator.from_matrix(matrix)
+    pairs = exact_pairs(matrix, 3, 5) if deflate else None
+    whole = spectral_density(op, num_probes=5, num_steps=12, deflate=pairs, seed=3)
+    first = spectral_density(op, num_probes=2, num_steps=12, deflate=pairs, seed=3)
+    rest = spectral_density(op, num_probes=3, num_steps=12, deflate=pairs, seed=3, first_probe=2)
+    joined = first.extended(rest)
+    for name in ("nodes", "weights", "alpha", "beta", "num_steps", "probe_mass", "deflated"):
+        np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
+    assert (joined.dimension, joined.num_matvecs) == (whole.dimension, whole.num_matvecs)
+
+
+def test_joining_pads_and_refuses_another_deflation() -> None:
+    matrix = with_spectrum(SPECTRA["network"])
+    op = SymmetricOperator.from_matrix(matrix)
+    short, long = (spectral_density(op, num_probes=1, num_steps=m, first_probe=m) for m in (5, 9))
+    for one, two in ((short, long), (long, short)):
+        joined = one.extended(two)
+        assert joined.nodes.shape == (2, 9)
+        for row, part in enumerate((one, two)):
+            steps = part.num_steps[0]
+            np.testing.assert_array_equal(joined.nodes[row, :steps], part.nodes[0])
+            assert np.isnan(joined.alpha[row, steps:]).all()
+            assert not joined.weights[row, steps:].any()
+        assert joined.trace().value == pytest.approx((one.trace().value + two.trace().value) / 2)
+    other = spectral_density(op, num_probes=1, num_steps=5, deflate=exact_pairs(matrix, 0, 1))
+    with pytest.raises(LandscapeError, match="deflate the same pairs"):
+        short.extended(other)
+    with pytest.raises(LandscapeError, match="dimension 120 and 90"):
+        short.extended(spectral_density(SymmetricOperator.from_matrix(with_spectrum(SPECTRA["uniform"]))))
+
+
+def test_an_observer_sees_every_probe_and_its_first_product() -> None:
+    matrix = with_spectrum(SPECTRA["network"])
+    op, pairs = SymmetricOperator.from_matrix(matrix), exact_pairs(matrix, 3, 5)
+    seen: list[tuple[torch.Tensor, torch.Tensor, Tridiagonalization]] = []
+    density = spectral_density(
+        op, num_probes=3, num_steps=9, deflate=pairs, first_probe=4, observe=lambda *args: seen.append(args)
+    )
+    rows = torch.as_tensor(pairs.vectors).T
+    assert len(seen) == 3
+    for row, (z, u, run) in enumerate(seen):
+        torch.testing.assert_close(z, rademacher_probe(op, 0, 4 + row))
+        torch.testing.assert_close(u, z - (rows @ z) @ rows)
+        assert density.probe_mass[row] == pytest.approx(float(u @ u))
+        torch.testing.assert_close(run.first_product * u.norm(), matrix @ u, rtol=0, atol=1e-12 * 40)
+        np.testing.assert_allclose(density.alpha[row], run.alpha)
+
+
+@pytest.mark.parametrize("deflate", [False, True])
+def test_two_vectors_are_enough_for_masses(deflate: bool) -> None:
+    matrix = with_spectrum(SPECTRA["network"], dtype=torch.float32)
+    op = SymmetricOperator.from_matrix(matrix)
+    pairs = exact_pairs(matrix, 3, 5) if deflate else None
+    full, lean = (
+        spectral_density(op, num_probes=3, num_steps=60, deflate=pairs, reorthogonalize=keep) for keep in (True, False)
+    )
+    for one, two in ((full.negative_mass(), lean.negative_mass()), (full.positive_mass(), lean.positive_mass())):
+        assert two.value == pytest.approx(one.value, rel=1e-2)
+        assert two.high - two.low == pytest.approx(one.high - one.low, rel=5e-2)
+
+
+# --- the probe that comes with the search ---------------------------------------------------------------------------
+
+PADDED = np.sort(np.r_[SPECTRA["network"], np.linspace(-0.3, 0.3, 200)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("steps", [40, 90])
+def test_a_plain_run_gives_the_deflated_density(dtype: torch.dtype, steps: int) -> None:
+    """Against Lanczos on PHP from Pz, made with products: masses, moments and enclosures."""
+    matrix = with_spectrum(PADDED, dtype=dtype)
+    op, pairs = SymmetricOperator.from_matrix(matrix), exact_pairs(matrix, 3, 5)
+    z = rademacher_probe(op, 2, 0)
+    run = tridiagonalize(op, z, steps)
+    before = op.num_matvecs
+    free, deflated = density_of_run(op, run, z, pairs)
+    assert op.num_matvecs == before
+    assert free.num_matvecs == 0
+    assert deflated is not None
+    np.testing.assert_array_equal(deflated.values, pairs.values)
+    made = spectral_density(op, num_probes=1, num_steps=steps - 9, deflate=deflated, seed=2)
+    np.testing.assert_array_equal(free.deflated, made.deflated)
+    assert free.extended(made).num_steps.tolist() == [steps - 9, steps - 9]
+    assert free.weights.sum() == pytest.approx(1.0, abs=1e-12)
+    assert free.probe_mass[0] == pytest.approx(made.probe_mass[0], rel=1e-6)
+    for function in (lambda x: x, np.square, lambda x: x**3):
+        assert free.integrate(function)[0][0] == pytest.approx(made.integrate(function)[0][0], rel=2e-5, abs=1e-4)
+    for function in (np.abs, lambda x: np.maximum(-x, 0)):
+        assert free.integrate(function)[0][0] == pytest.approx(made.integrate(function)[0][0], rel=1e-3)
+    shares = (torch.linalg.eigh(matrix.double()).eigenvectors.T @ z.double()).square().numpy()
+    shares[:3] = 0.0
+    for threshold in (0.0, 0.05, 0.1, 0.25):
+        lower, upper = bounds_of(free, threshold)
+        assert lower - 0.01 <= shares[threshold < -PADDED].sum() <= upper + 0.01
+        assert (lower, upper) == pytest.approx(bounds_of(made, threshold), abs=0.1)
+
+
+def bounds_of(density: SpectralDensity, threshold: float) -> tuple[float, float]:
+    """L and U of a density's single probe, in eigenvalues: the interval without its probe error."""
+    steps = density.num_steps[0]
+    low, high = _radau_share(density.alpha[0, :steps], density.beta[0, :steps], -threshold)
+    return float(density.probe_mass[0] * low), float(density.probe_mass[0] * high)
+
+
+def test_the_pairs_of_a_search_that_starts_from_the_probe_are_all_known_to_it() -> None:
+    matrix = with_spectrum(PADDED, dtype=torch.float32)
+    op = SymmetricOperator.from_matrix(matrix)
+    z = rademacher_probe(op, 5, 0)
+    run = tridiagonalize(op, z, 50)
+    values, vectors = run.ritz()
+    estimates = run.beta[-1] * np.abs(vectors[-1])
+    good = (estimates <= 1e-3 * values[-1]) & (np.abs(values) > 10 * estimates)
+    columns = (torch.as_tensor(vectors[:, good].T, dtype=torch.float32) @ run.basis).T.numpy()
+    pairs = Eigenpairs(values[good], estimates[good], np.ones(good.sum(), bool), 1e-3, 0, columns)
+    free, deflated = density_of_run(op, run, z, pairs)
+    assert deflated is not None
+    assert len(deflated.values) == good.sum() > 8
+    made = spectral_density(op, num_probes=1, num_steps=50, deflate=deflated, seed=5)
+    for function in (np.abs, np.square, lambda x: np.maximum(-x, 0)):
+        assert free.integrate(function)[0][0] == pytest.approx(made.integrate(function)[0][0], rel=0.02)
+
+
+def test_an_outlier_that_the_run_does_not_know_stays_in() -> None:
+    """One that had not converged in these steps, and one whose vector is another's."""
+    matrix = with_spectrum(PADDED)
+    op, exact = SymmetricOperator.from_matrix(matrix), exact_pairs(matrix, 3, 5)
+    z = rademacher_probe(op, 0, 0)
+    run = tridiagonalize(op, z, 9)
+    free, deflated = density_of_run(op, run, z, exact)
+    assert deflated is not None
+    assert {40.0, 22.0, 9.0} <= set(np.round(deflated.values, 9)) < set(np.round(exact.values, 9))
+    made = spectral_density(op, num_probes=1, num_steps=int(free.num_steps[0]), deflate=deflated)
+    for function in (np.square, lambda x: x**3):  # so few steps are exact for polynomials alone
+        assert free.integrate(function)[0][0] == pytest.approx(made.integrate(function)[0][0], rel=0.01)
+    assert exact.vectors is not None
+    swapped = exact.vectors.copy()
+    swapped[:, [6, 7]] = swapped[:, [7, 6]]
+    wrong = dataclasses.replace(exact, vectors=swapped)
+    for z in probes_of(op, 8, 0):
+        known = density_of_run(op, tridiagonalize(op, z, 60), z, exact)[1]
+        kept = density_of_run(op, tridiagonalize(op, z, 60), z, wrong)[1]
+        assert known is not None
+        assert kept is not None
+        masses = (z.numpy() @ swapped[:, 6:]) ** 2
+        if np.ptp(masses) > 0.05 * (1 + masses.max()):  # else a probe cannot tell the two apart
+            assert len(kept.values) < len(known.values) == 8
+
+
+def test_no_outlier_leaves_the_run_as_it_was() -> None:
+    op = SymmetricOperator.from_matrix(with_spectrum(SPECTRA["uniform"]))
+    z = rademacher_probe(op, 1, 0)
+    for none in (
+        None,
+        dataclasses.replace(exact_pairs(with_spectrum(SPECTRA["uniform"]), 1, 1), converged=np.zeros(2, bool)),
+    ):
+        free, deflated = density_of_run(op, tridiagonalize(op, z, 20), z, none)
+        made = spectral_density(op, num_probes=1, num_steps=20, seed=1)
+        assert deflated is None
+        np.testing.assert_array_equal(free.alpha, made.alpha)
+        np.testing.assert_array_equal(free.beta, made.beta)
+        assert free.probe_mass[0] == made.probe_mass[0]
+
+
+@pytest.mark.parametrize("name", ["rank deficient", "three values"])
+def test_an_exhausted_run_stays_exact(name: str) -> None:
+    """A repeated outlier of which one vector is known leaves the others' mass where it was."""
+    truth = SPECTRA[name]
+    matrix = with_spectrum(truth)
+    op, pairs = SymmetricOperator.from_matrix(matrix), exact_pairs(matrix, 1, 2)
+    z = rademacher_probe(op, 3, 0)
+    free, deflated = density_of_run(op, tridiagonalize(op, z, 30), z, pairs)
+    assert deflated is not None
+    assert len(deflated.values) == 3
+    shares = (torch.linalg.eigh(matrix).eigenvectors.T @ z).square().numpy()
+    shares[[0, -1, -2]] = 0.0
+    for function in (np.abs, np.square, lambda x: np.maximum(-x, 0)):
+        assert free.integrate(function)[0][0] == pytest.approx(float(shares @ function(truth)), rel=1e-9, abs=1e-12)
+    low, high = bounds_of(free, 0.1)
+    assert low == pytest.approx(high) == pytest.approx(shares[truth < -0.1].sum())
+
+
+def test_a_run_that_holds_only_outliers_leaves_nothing() -> None:
+    matrix = with_spectrum(np.r_[-2.0, -1.0, 3.0, 4.0])
+    op, z = SymmetricOperator.from_matrix(matrix), torch.ones(4, dtype=torch.float64)
+    free, deflated = density_of_run(op, tridiagonalize(op, z, 4), z, exact_pairs(matrix, 2, 2))
+    assert deflated is not None
+    assert free.probe_mass[0] == 0.0
+    assert free.negative_mass().value == pytest.approx(3.0)
+    assert free.fraction_below(0.5) == Interval(0.5, 0.5, 0.5)
+
+
+# --- the enclosure below a threshold --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("steps", [1, 2, 3, 8, 30])
+def test_every_probe_encloses_its_measure(name: str, steps: int) -> None:
+    """L ≤ F ≤ U for each probe, wherever the threshold lies: on an eigenvalue, on a Ritz value, outside."""
+    truth = SPECTRA[name]
+    matrix = with_spectrum(truth)
+    op = SymmetricOperator.from_matrix(matrix)
+    density = spectral_density(op, num_probes=1, num_steps=steps, seed=4)
+    shares = (torch.linalg.eigh(matrix).eigenvectors.T @ rademacher_probe(op, 4, 0)).square().numpy()
+    values = torch.linalg.eigvalsh(matrix).numpy()
+    nodes, scale = density.nodes[0, : density.num_steps[0]], float(np.abs(truth).max())
+    for x in {*-np.geomspace(1e-6, 2 * scale + 1e-9, 25), *truth[truth <= 0], *nodes[nodes <= 0], 0.0}:
+        lower, upper = bounds_of(density, -x)
+        rounding = 1e-7 * scale
+        assert lower <= shares[values < x + rounding].sum() + 1e-9
+        assert shares[values < x - rounding].sum() <= upper + 1e-9
+        interval = density.fraction_below(-x)
+        assert 0 <= interval.low <= interval.value <= interval.high <= 1
+
+
+def test_more_steps_close_the_enclosure() -> None:
+    truth = np.linspace(-1.0, 2.0, 150)
+    op = SymmetricOperator.from_matrix(with_spectrum(truth))
+    widths = []
+    for steps in (4, 12, 36, 150):
+        lower, upper = bounds_of(spectral_density(op, num_probes=1, num_steps=steps), 0.305)
+        widths.append((upper - lower) / 150)
+    assert (np.diff(widths) < 0).all()
+    assert widths[0] > 0.25
+    assert widths[2] < 0.1
+    assert widths[3] < 1e-9  # exhausted
+
+
+def test_the_enclosure_does_not_jump_at_a_ritz_value() -> None:
+    density = spectral_density(SymmetricOperator.from_matrix(with_spectrum(SPECTRA["uniform"])), num_steps=12)
+    ritz = density.nodes[0][density.nodes[0] < 0]
+    for x in ritz:
+        around = np.array([bounds_of(first_probes(density, 1), -x - gap) for gap in (-1e-9, 0.0, 1e-15, 1e-9)])
+        assert np.ptp(around, axis=0).max() < 1e-4
+
+
+def first_probes(density: SpectralDensity, count: int) -> SpectralDensity:
+    rows = ("nodes", "weights", "alpha", "beta", "num_steps", "probe_mass")
+    return dataclasses.replace(density, **{name: getattr(density, name)[:count] for name in rows})
+
+
+def test_deflated_eigenvalues_are_counted_one_by_one() -> None:
+    truth = np.linspace(-1, 2, 12)
+    matrix = with_spectrum(truth)
+    density = spectral_density(
+        SymmetricOperator.from_matrix(matrix), num_probes=1, num_steps=8, deflate=exact_pairs(matrix, 6, 6)
+    )
+    interval = density.fraction_below(0.5)
+    assert interval == Interval(2 / 12, 2 / 12, 2 / 12)
+    partly = spectral_density(
+        SymmetricOperator.from_matrix(matrix), num_probes=1, num_steps=2, deflate=exact_pairs(matrix, 2, 3)
+    )
+    assert partly.fraction_below(0.0).low >= 2 / 12
+    assert partly.fraction_below(0.0).high <= 1 - 3 / 12
+
+
+def test_a_convex_problem_has_nothing_below() -> None:
+    op = SymmetricOperator.from_matrix(with_spectrum(np.geomspace(1e-3, 10, 80)))
+    assert spectral_density(op, num_probes=2, num_steps=80).fraction_below(1e-4).high == 0.0
+    assert spectral_density(op, num_probes=2, num_steps=20).fraction_below(0.5).high < 0.01
+    zero = spectral_density(SymmetricOperator.from_matrix(torch.zeros(30, 30)), num_probes=2)
+    assert zero.fraction_below(0.0) == Interval(0.0, 0.0, 0.0)
+
+
+def test_a_negative_threshold_is_refused() -> None:
+    density = spectral_density(SymmetricOperator.from_matrix(torch.eye(3)), num_probes=1)
+    for threshold in (-1e-3, float("nan")):
+        with pytest.raises(LandscapeError, match="give one ≥ 0"):
+            density.fraction_below(threshold)
+
+
+def test_relative_width() -> None:
+    indefinite = SymmetricOperator.from_matrix(with_spectrum(SPECTRA["uniform"]))
+    assert spectral_density(indefinite, num_probes=1).relative_width == np.inf
+    density = spectral_density(indefinite, num_probes=6)
+    negative = density.negative_mass()
+    assert density.relative_width == pytest.approx((negative.high - negative.value) / negative.value)
+    few = dataclasses.replace(first_probes(density, 2), nodes=density.nodes[[0, 0]], weights=density.weights[[0, 0]])
+    assert few.relative_width > 0.1  # two probes that agree by chance are no proof
+    convex = SymmetricOperator.from_matrix(with_spectrum(np.geomspace(1e-3, 1, 40)))
+    assert spectral_density(convex, num_probes=2, num_steps=40).relative_width == 0.0
