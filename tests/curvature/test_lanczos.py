@@ -124,7 +124,7 @@ def test_the_tolerance_is_what_the_residual_meets() -> None:
 def test_any_subspace_converges_to_the_same_pairs(subspace: int) -> None:
     matrix = with_spectrum(SPECTRA["network"])
     op = SymmetricOperator.from_matrix(matrix)
-    pairs = extreme_eigenpairs(op, 3, subspace=subspace, tol=1e-5, max_matvecs=3000)
+    pairs = extreme_eigenpairs(op, 3, max_vectors=subspace, tol=1e-5, max_matvecs=3000)
     assert pairs.converged.all()
     assert_honest(pairs, matrix)
     np.testing.assert_allclose(pairs.values, np.r_[SPECTRA["network"][:3], SPECTRA["network"][-3:]], atol=1e-6)
@@ -140,7 +140,7 @@ def test_the_seed_decides_everything() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("settings", [{"k": 0}, {"max_matvecs": 1}, {"k": 5, "subspace": 12}])
+@pytest.mark.parametrize("settings", [{"k": 0}, {"max_matvecs": 1}, {"k": 5, "max_vectors": 12}])
 def test_impossible_settings_are_refused(settings: dict[str, int]) -> None:
     op = SymmetricOperator.from_matrix(torch.eye(50))
     with pytest.raises(LandscapeError, match=r"at least|give 13"):
