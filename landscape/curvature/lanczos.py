@@ -6,7 +6,8 @@ matrix products (classical Gram-Schmidt, twice). At any moment
 
     H Bᵀ = Bᵀ T + Qᵀ C
 
-with the rows of B multiplied by H, T = B H Bᵀ, and the rows of Q orthonormal, orthogonal to B and next to be multiplied.
+with the rows of B multiplied by H, T = B H Bᵀ, and the rows of Q, the block, orthonormal, orthogonal to B and waiting
+to be multiplied.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ class Search:
     run: Tridiagonalization | None  # Lanczos from `start`, all its steps, or those before a restart; None for a block
     basis: Tensor  # (m, n) B, orthonormal rows; a view of a matrix of up to twice the size
     projected: Array  # (m, m) T = B H Bᵀ, float64, symmetric
-    residual: Tensor  # (p, n) R, rows orthogonal to the basis; for p = 1 without a restart β q_{m+1}
-    coupling: Array  # (p, m) E, float64; for p = 1 e_mᵀ
+    residual: Tensor  # (p, n) R, orthogonal to B; β q_{m+1} after a single start; p = 0 where B is invariant
+    coupling: Array  # (p, m) E, float64; e_mᵀ after a single start
     outliers: Eigenpairs  # every Ritz pair of B that is converged and well away from 0, vectors (n, d)
 
 
@@ -118,15 +119,15 @@ def _independent(rows: Tensor, factor: Array, threshold: float, limit: int) -> t
 
 
 class _Process:
-    """Block Lanczos with full orthogonalisation, advanced block by block.
+    """Block Lanczos with full orthogonalisation, advanced by as many vectors of the block as wanted.
 
-    A direction of a new block that is only rounding is dropped, and the block goes on narrower: the Krylov space is
-    the same without it. An empty block means that the space is exhausted.
+    H Bᵀ = Bᵀ T + Qᵀ C, see above. A new direction that is only rounding is dropped, and the block goes on narrower: the
+    Krylov space is the same without it. An empty block means that the space is exhausted.
 
     Args:
         op: the matrix H.
         block: ``(p, n)`` orthonormal rows to start from, orthogonal to ``deflate``.
-        limit: vectors that will be kept at most.
+        limit: vectors that will be multiplied and kept at most.
         deflate: ``(d, n)`` orthonormal rows to keep out of everything.
         reserve: vectors to make room for at once; the room doubles when it is used up.
         on_product: called with the number of products just made.
@@ -142,20 +143,21 @@ class _Process:
         reserve: int = 32,
         on_product: Progress | None = None,
     ) -> None:
-        self._op, self._limit, self._on_product = op, limit, on_product
+        self._op, self._on_product = op, on_product
         self._outside = 0 if deflate is None else len(deflate)
-        self._rows = torch.empty(self._outside + min(reserve, limit), op.shape[0], dtype=op.dtype, device=op.device)
+        self.size, self.width = 0, len(block)  # rows of B and of Q, which follow each other
+        self._most = self._outside + min(limit + self.width, op.shape[0] - self._outside)
+        reserve = min(self._outside + max(reserve, self.width), self._most)
+        self._rows = torch.empty(reserve, op.shape[0], dtype=op.dtype, device=op.device)
         if deflate is not None:
             self._rows[: self._outside] = deflate
-        self.size = 0
-        self.last_width = 0  # vectors of the block multiplied last
-        self.block = block  # Q
+        self.block.copy_(block)
         self.projected = np.zeros((0, 0))  # T
-        self.coupling = np.zeros((len(block), 0))  # C
+        self.coupling = np.zeros((self.width, 0))  # C
         self.scale = 0.0  # length of the longest product
         self._alpha: list[float] = []
         self._beta: list[float] = []
-        self._restarted = self._closed = False
+        self._recording, self._restarted, self._closed = self.width == 1, False, False
         self._first_product = torch.zeros_like(block[0])
 
     @property
@@ -164,60 +166,81 @@ class _Process:
         return self._rows[self._outside : self._outside + self.size]
 
     @property
-    def room(self) -> int:
-        """Dimensions of the space that are not yet in the basis."""
-        return self._op.shape[0] - self._outside - self.size
+    def block(self) -> Tensor:
+        """Q, ``(width, n)``."""
+        return self._rows[self._outside + self.size : self._outside + self.size + self.width]
 
     @property
     def residual(self) -> tuple[Tensor, Array]:
-        """R ``(p, n)`` and E ``(p, size)``: Qᵀ C = Rᵀ E, when the last thing done was to extend."""
-        factor = torch.as_tensor(self.coupling[:, -self.last_width :].T, dtype=self._op.dtype, device=self._op.device)
-        return factor @ self.block, np.eye(self.size)[-self.last_width :]
+        """R ``(p, n)`` and E ``(p, size)`` with Qᵀ C = Rᵀ E: the rows of C have length 1 in E."""
+        lengths = np.linalg.norm(self.coupling, axis=1, keepdims=True)
+        scaled = torch.as_tensor(lengths, dtype=self._op.dtype, device=self._op.device) * self.block
+        return scaled, self.coupling / np.where(lengths > 0, lengths, 1.0)
 
-    def extend(self) -> None:
-        """Multiply the block, take it into the basis, and leave the next one. One transfer to the host."""
-        op, first, width = self._op, self.size, len(self.block)
-        last = first + width
-        self._grow(self._outside + last)
-        self._rows[self._outside + first : self._outside + last] = self.block
-        products = (op @ self.block[0])[None] if width == 1 else (op @ self.block.T).T
+    def turn(self, rotation: Array) -> None:
+        """Q ← UᵀQ for an orthogonal U ``(width, width)``, so that the directions wanted next come first."""
+        self.block.copy_(torch.as_tensor(rotation.T, dtype=self._op.dtype, device=self._op.device) @ self.block)
+        self.coupling = rotation.T @ self.coupling
+
+    def extend(self, count: int) -> None:
+        """Take the first ``count`` rows of the block into the basis: one call of the operator, one host transfer."""
+        op, first, last = self._op, self.size, self.size + count
+        filled = self._outside + first + self.width
+        self._grow(filled + count)
+        vectors = self.block[:count]
+        products = (op @ vectors[0])[None] if count == 1 else (op @ vectors.T).T
         # A copy, because an operator may return a buffer of its own, or its argument.
         rest = products.clone(memory_format=torch.contiguous_format)
         if self._on_product is not None:
-            self._on_product(width)
+            self._on_product(count)
         if first == 0:
             self._first_product = rest[0].clone()
-        self.size, self.last_width = last, width
-        coefficients = _orthogonalize(rest, self._rows[: self._outside + last])
-        block, factor = _orthonormalize(rest)
+        coefficients = _orthogonalize(rest, self._rows[:filled])
+        new, factor = _orthonormalize(rest)
         on_host = torch.cat([coefficients, factor]).cpu().numpy()
         _check_finite(on_host)
-        inside, remainder = on_host[self._outside : -width], on_host[-width:]
-        self.scale = max(self.scale, float(np.linalg.norm(on_host, axis=0).max()))
+        inside, along, remainder = np.split(on_host[self._outside :], [last, filled - self._outside])
         projected = np.zeros((last, last))
         projected[:first, :first] = self.projected
         projected[:, first:] = inside
         projected[first:, :first] = inside[:first].T
         projected[first:, first:] = (inside[first:] + inside[first:].T) / 2
         self.projected = projected
-        self._set_block(block, remainder)
-        self._record()
+
+        self.scale = max(self.scale, float(np.linalg.norm(on_host, axis=0).max()))
+        threshold = breakdown_tolerance(op) * self.scale
+        new, remainder = _independent(new, remainder, threshold, op.shape[0] - filled)
+        if len(new) > 1 and np.linalg.cond(remainder) > 10:
+            # A short direction carries the rounding of the long ones magnified.
+            _orthogonalize(new, self._rows[:filled])
+            new, _ = _orthonormalize(new)
+        self._rows[filled : filled + len(new)] = new
+        self.size, self.width = last, self.width - count + len(new)
+        waiting = self.coupling[count:]
+        self.coupling = np.block([[waiting, along], [np.zeros((len(new), first)), remainder]])
+        if self._recording:
+            self._closed = self.width == 0
+            self._recording = not self._closed
+            self._alpha.append(float(projected[-1, -1]))
+            self._beta.append(0.0 if self._closed else float(remainder[0, 0]))
 
     def revive(self, generator: torch.Generator) -> None:
         """Go on from a random vector orthogonal to the exhausted space, with zero coupling."""
         row = _random_rows(self._op, generator, 1)
         _orthogonalize(row, self._rows[: self._outside + self.size])
-        self.block, _ = _orthonormalize(row)
+        self._grow(self._outside + self.size + 1)
+        self.width = 1
+        self.block.copy_(_orthonormalize(row)[0])
         self.coupling = np.zeros((1, self.size))
 
     def restart(self, values: Array, vectors: Array) -> None:
         """Shrink the basis to the Ritz vectors B ← YᵀB of the given Ritz values; the block stays the next one."""
-        kept = _ritz_vectors(self.basis, vectors)
+        kept = torch.cat([_ritz_vectors(self.basis, vectors), self.block])
+        self._rows[self._outside : self._outside + len(kept)] = kept
         self.size = len(values)
-        self.basis.copy_(kept)
         self.projected = np.diag(values)
         self.coupling = self.coupling @ vectors
-        self._restarted = True
+        self._recording, self._restarted = False, True
 
     def run(self) -> Tridiagonalization:
         """The tridiagonal matrix of a process that started from one vector, up to exhaustion or the first restart."""
@@ -226,31 +249,12 @@ class _Process:
             np.array(self._alpha), np.array(self._beta), self.basis[:steps], self._closed, self._first_product
         )
 
-    def _set_block(self, block: Tensor, factor: Array) -> None:
-        """Q and C from the rest of the last block, ``block``ᵀ ``factor``, without what is only rounding."""
-        width = len(block)
-        block, factor = _independent(block, factor, breakdown_tolerance(self._op) * self.scale, self.room)
-        if len(block) > 1 and np.linalg.cond(factor) > 10:
-            # A short direction carries the rounding of the long ones magnified.
-            _orthogonalize(block, self._rows[: self._outside + self.size])
-            block, _ = _orthonormalize(block)
-        self.block = block
-        self.coupling = np.hstack([np.zeros((len(block), self.size - width)), factor])
-
-    def _record(self) -> None:
-        if self._restarted or self._closed or self.last_width > 1:
-            return
-        self._closed = len(self.block) == 0
-        self._alpha.append(float(self.projected[-1, -1]))
-        self._beta.append(0.0 if self._closed else float(self.coupling[0, -1]))
-
     def _grow(self, count: int) -> None:
+        count = min(count, self._most)
         if count <= len(self._rows):
             return
-        rows = self._rows.new_empty(
-            min(max(2 * len(self._rows), count), self._outside + self._limit), self._op.shape[0]
-        )
-        filled = self._outside + self.size
+        filled = self._outside + self.size + self.width
+        rows = self._rows.new_empty(min(max(2 * len(self._rows), count), self._most), self._op.shape[0])
         rows[:filled] = self._rows[:filled]
         self._rows = rows
 
@@ -271,7 +275,8 @@ def tridiagonalize(
 
     Without reorthogonalisation only two vectors are kept, for an n whose basis does not fit. Converged eigenvalues then
     come back as ghosts: Ritz values repeat and must not be counted. The copies share the weight of the one eigenvalue,
-    so masses and smoothed densities stay right; more steps are needed for the same resolution.
+    so masses and smoothed densities stay right; more steps are needed for the same resolution, and rounding often hides
+    the end of the Krylov space.
 
     Args:
         op: the matrix H.
@@ -300,9 +305,9 @@ def tridiagonalize(
             return Tridiagonalization(np.zeros(1), np.zeros(1), basis, True, torch.zeros_like(row[0]))
         if not reorthogonalize:
             return _two_vectors(op, block[0], num_steps, deflate, on_product)
-        process = _Process(op, block, num_steps, deflate=deflate, reserve=num_steps, on_product=on_product)
-        while process.size < num_steps and len(process.block):
-            process.extend()
+        process = _Process(op, block, num_steps, deflate=deflate, reserve=num_steps + 1, on_product=on_product)
+        while process.size < num_steps and process.width:
+            process.extend(1)
         return process.run()
 
 
@@ -363,9 +368,10 @@ def search(
 
     - nothing: a random vector;
     - ``(n,)``, such as a Rademacher probe: ``run`` is then that probe's Lanczos run and needs no more products;
-    - ``(n, p)``, such as the eigenvectors of the previous checkpoint or p random columns: block Lanczos, p + 1 products
-      in one call of the operator. Resolves repeated eigenvalues up to p times, and starts warm. One random column is
-      added and the first block never ends the search, so that an eigenvector that ``start`` does not hold is found too.
+    - ``(n, p)``, such as the eigenvectors of the previous checkpoint or p random columns: block Lanczos, up to p + 1
+      products in one call of the operator, fewer once some directions no longer matter for the tolerance. Resolves
+      repeated eigenvalues up to p times, and starts warm. One random column is added and the first block never ends the
+      search, so that an eigenvector that ``start`` does not hold is found too.
 
     Zero or dependent columns are replaced by random ones. A direction that becomes rounding on the way is dropped.
 
@@ -407,17 +413,16 @@ def search(
     generator = torch.Generator().manual_seed(seed)
     with exact_arithmetic(op.device):
         process = _Process(op, _start_block(op, start, width, generator), limit, on_product=on_product)
-        used, next_check, demand, closed_ends = 0, max(2 * k + 5, width + 1), tol, np.zeros(0)
+        used, count, demand, closed_ends = 0, width, tol, np.zeros(0)
+        soonest = next_check = max(2 * k + 5, width + 5 if warm else 0)
         while True:
-            if len(process.block) == 0:
-                process.revive(generator)
-            used += len(process.block)
-            process.extend()
-            next_width = max(1, len(process.block))
-            last = process.size == n or used + next_width > search_budget
-            full = process.size + next_width > limit
-            closed = len(process.block) == 0
-            if not (last or full or closed or process.size >= next_check):
+            process.extend(count)
+            used, count = used + count, 1
+            last = process.size == n or used >= search_budget
+            full = process.size + max(1, process.width) > limit
+            closed = process.width == 0
+            # A block is looked at after every step, to see which of its directions are worth a product.
+            if not (last or full or closed or process.width > 1 or process.size >= next_check):
                 continue
             values, vectors = np.linalg.eigh(process.projected)
             estimates = np.linalg.norm(process.coupling @ vectors, axis=0)
@@ -429,17 +434,23 @@ def search(
                 # takes another closed space that adds nothing.
                 good = good and len(ends) == len(closed_ends) and np.abs(values[ends] - closed_ends).max() <= target
                 closed_ends = values[ends]
+            elif warm:
+                good = good and process.size >= soonest
             if last or good:
                 used += len(ends)
                 pairs = _explicit(op, process.basis, values, vectors, ends, tol, used, on_product)
-                if last or pairs.converged.all() or used + next_width > search_budget:
+                if last or pairs.converged.all() or used >= search_budget:
                     break
                 # Rounding may be what speaks against the estimates: the next check has to promise more than this one.
                 demand /= 10
+            if process.width > 1:
+                count = min(_choose(process, vectors[:, ends], 0.1 * target), search_budget - used)
             if full:
                 # Keep more than what is wanted: the extra vectors are what makes the next round short.
                 keep = _ends(process.size, k + max(1, (limit - 2 * k - width + 1) // 4))
                 process.restart(values[keep], vectors[:, keep])
+            if closed:
+                process.revive(generator)
             # An eigendecomposition costs m³: the larger the basis, the more rarely. A new random vector needs time.
             next_check = process.size + (2 * k + 5 if closed else max(5, process.size // 10))
         residual, coupling = process.residual
@@ -489,12 +500,28 @@ def _random_rows(op: SymmetricOperator, generator: torch.Generator, count: int) 
     return rows.to(device=op.device, dtype=op.dtype)
 
 
+def _choose(process: _Process, wanted: Array, threshold: float) -> int:
+    """Turn the block so that the directions in which wanted Ritz vectors leave the basis come first; how many do.
+
+    A direction with less than ``threshold`` of their residuals would be a product for nothing, and waits. When all are
+    so short, the one with the strongest coupling to the whole basis goes on, to see what lies beyond.
+    """
+    rotation, lengths, _ = np.linalg.svd(process.coupling @ wanted)
+    count = int(np.sum(lengths > threshold))
+    if count == 0:
+        rotation = np.linalg.svd(process.coupling)[0]
+    process.turn(rotation)
+    return max(1, count)
+
+
 def _start_block(op: SymmetricOperator, start: Tensor | None, width: int, generator: torch.Generator) -> Tensor:
     """``width`` orthonormal rows: the span of the columns of ``start``, filled up with random rows."""
     kept = torch.empty(0, op.shape[0], dtype=op.dtype, device=op.device)
     if start is not None:
         columns = start.detach().to(device=op.device, dtype=op.dtype).reshape(op.shape[0], -1)[:, :width]
-        rows, factor = _orthonormalize(_unit(columns.T)[0])
+        rows, factor = _orthonormalize(columns.T)
+        lengths = torch.linalg.vector_norm(factor, dim=0)
+        factor /= torch.where(lengths > 0, lengths, 1.0)  # independent are directions, however long the columns
         kept, _ = _independent(rows, factor.cpu().numpy(), breakdown_tolerance(op), width)
     fresh = _random_rows(op, generator, width - len(kept))
     for _ in range(2 if len(fresh) else 0):
