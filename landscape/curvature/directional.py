@@ -14,7 +14,9 @@ from torch.func import functional_call, jvp, vmap
 from torch.utils import _pytree as pytree
 
 from landscape.curvature.parts import Part
-from landscape.curvature.problem import Problem, Samples, exact_arithmetic
+from landscape.curvature.precision import exact_arithmetic
+from landscape.curvature.problem import Problem
+from landscape.curvature.samples import Samples
 from landscape.curvature.results import Array
 from landscape.errors import LandscapeError
 
