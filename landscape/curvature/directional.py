@@ -16,8 +16,8 @@ from torch.utils import _pytree as pytree
 from landscape.curvature.parts import Part
 from landscape.curvature.precision import exact_arithmetic
 from landscape.curvature.problem import Problem
-from landscape.curvature.samples import Samples
 from landscape.curvature.results import Array
+from landscape.curvature.samples import Samples
 from landscape.errors import LandscapeError
 
 # How far the two ways to a second derivative may be apart in float64; a wrong rule is wrong in the first digit.

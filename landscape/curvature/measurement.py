@@ -9,12 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from landscape.curvature.density import spectral_density
-from landscape.curvature.lanczos import Progress, extreme_eigenpairs
-from landscape.curvature.operators import HessianOperator
+from landscape.curvature.certificates import certify
+from landscape.curvature.density import density_of_run, rademacher_probe, spectral_density
+from landscape.curvature.lanczos import Progress, Tridiagonalization, search
+from landscape.curvature.operators import HessianOperator, free_memory
+from landscape.curvature.parts import layer_parts
 from landscape.curvature.problem import Problem
-from landscape.curvature.results import Eigenpairs, PartSpectrum, SpectralDensity
-from landscape.curvature.saddle import STATIONARY_RADIUS, saddle_report
+from landscape.curvature.results import Eigenpairs, PartSpectrum, SpectralDensity, TraceEstimate
+from landscape.curvature.saddle import STATIONARY_RADIUS, noise_floor, saddle_report
+from landscape.curvature.sampling import SampleCurvature
+from landscape.curvature.trace import TraceProbes
+
+# Indices of the probes that serve the trace alone; those of the density count up from 0 and never get here.
+_FIRST_TRACE_PROBE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -24,24 +31,34 @@ class MeasureSettings:
     num_pairs: int = 5  # eigenpairs at each end
     tol: float = 1e-3  # residual over max|θ|
     max_matvecs: int = 300  # products for the eigenpairs, at most
-    num_probes: int = 4  # probes of the density and the trace, at least
+    num_probes: int = 4  # probes of the density, at least
     max_probes: int = 12  # and at most
     target: float = 0.1  # half-width of the 95 % interval of M₋ over M₋ at which probing ends
     num_steps: int = 80  # Lanczos steps a probe
+    num_trace_probes: int = 16  # products for the trace, the first ones of the density's probes among them
     seed: int = 0
     radius: float = STATIONARY_RADIUS  # share of ‖θ‖ within which a point counts as stationary
 
     @property
     def expected_matvecs(self) -> int:
-        """Products that one part takes: the density's, and what the pairs of a trained network usually need."""
-        usual = min(self.max_matvecs, 10 * self.num_pairs + 40)
-        return usual + self.num_probes * self.num_steps
+        """Products, or as much work, that one part takes at least: pairs, density, trace, certificates."""
+        pairs = min(self.max_matvecs, 10 * self.num_pairs + 70)
+        trace = max(0, self.num_trace_probes - self.num_probes + 1)
+        return pairs + (self.num_probes - 1) * self.num_steps + trace + _CERTIFICATES
+
+
+# What split halves, curvatures of single samples and losses along v_min take, in products.
+_CERTIFICATES = 45
 
 
 class Measurement:
     """One part being measured, step by step, so that a budget can be spent where intervals are widest.
 
     Call :meth:`search` once, :meth:`add_probes` as often as wanted, then :meth:`finish`; :func:`measure` does it all.
+
+    One Lanczos process, started from the first probe, gives the pairs at both ends, the first row of the density, the
+    outliers that all further rows deflate, and the subspace on which the trace is known without probes. What the
+    further probes multiply first is used three times: for density, trace and layer traces.
 
     Args:
         problem: the part, for example ``problem.restrict(part)``.
@@ -62,7 +79,12 @@ class Measurement:
         self._warm, self._on_product = warm, on_product
         self._op = HessianOperator(problem)
         self._pairs: Eigenpairs | None = None
+        self._deflated: Eigenpairs | None = None
         self._density: SpectralDensity | None = None
+        self._probes: TraceProbes | None = None
+        self._trace: TraceEstimate | None = None
+        self._curvature: SampleCurvature | None = None
+        self._engine = ""
         self._seconds = 0.0
 
     @property
@@ -71,55 +93,93 @@ class Measurement:
         return self._op.num_matvecs
 
     @property
+    def num_probes(self) -> int:
+        """Probes that the density has so far."""
+        return 0 if self._density is None else len(self._density.nodes)
+
+    @property
     def relative_width(self) -> float:
         """Half-width of the interval of M₋ over M₋; infinite before the second probe, 0 where M₋ = 0."""
-        return float("inf")
+        return float("inf") if self._density is None else self._density.relative_width
+
+    @property
+    def vectors(self) -> Tensor | None:
+        """The eigenvectors found, ``(n, k)`` on the host: a warm start for the next checkpoint."""
+        found = None if self._pairs is None else self._pairs.vectors
+        return None if found is None else torch.as_tensor(found)
 
     def search(self) -> None:
-        """Both ends of the spectrum."""
+        """Both ends of the spectrum, the first probe of the density, and what later probes deflate."""
         start = time.monotonic()
-        settings = self.settings
-        self._pairs = extreme_eigenpairs(
-            self._op,
+        settings, op = self.settings, self._op
+        probe = rademacher_probe(op, settings.seed, 0)
+        found = search(
+            op,
             settings.num_pairs,
             tol=settings.tol,
             max_matvecs=settings.max_matvecs,
+            max_vectors=self._most_vectors(),
+            start=probe if self._warm is None else self._warm,
             seed=settings.seed,
             on_product=self._on_product,
         )
+        self._pairs = found.pairs
+        self._deflated = found.outliers
+        if found.run is not None:
+            self._density, self._deflated = density_of_run(op, found.run, probe, found.outliers)
+        self._probes = TraceProbes(op, found, _layer_ranges(self.problem))
+        self._curvature = SampleCurvature(self.problem, pairs=found.pairs, deflated=self._deflated)
+        if found.run is not None:
+            self._curvature.add_probe(probe, probe, found.run)
+        self._engine = op.engine if op.traced_chunks else "double-backward"
         self._seconds += time.monotonic() - start
 
     def add_probes(self, count: int = 1) -> None:
         """More probes of density and trace. Cost: ``settings.num_steps`` products each."""
+        if count < 1:
+            return
         start = time.monotonic()
-        self._density = spectral_density(
+        more = spectral_density(
             self._op,
             num_probes=count,
             num_steps=self.settings.num_steps,
-            deflate=self._pairs,
+            deflate=self._deflated,
             seed=self.settings.seed,
+            first_probe=self.num_probes,
+            reorthogonalize=self._most_vectors() >= self.settings.num_steps,
+            observe=self._observe,
             on_product=self._on_product,
         )
+        self._density = more if self._density is None else self._density.extended(more)
         self._seconds += time.monotonic() - start
+
+    def _observe(self, z: Tensor, u: Tensor, run: Tridiagonalization) -> None:
+        if self._probes is not None:
+            self._probes.add(z, u, run.first_product * torch.linalg.vector_norm(u))
+        if self._curvature is not None:
+            self._curvature.add_probe(z, u, run)
 
     def finish(
         self, *, part: str = "all", label: str = "all", accuracy: float | None = None, keep_vectors: bool = False
     ) -> PartSpectrum:
-        """Gradient, checks and verdict: the record of the part, after at least one probe."""
-        if self._pairs is None or self._density is None:
-            raise RuntimeError("search() and add_probes() come before finish()")
+        """Gradient, certificates and verdict: the record of the part. May be called again after more probes."""
+        if self._pairs is None or self._curvature is None:
+            raise RuntimeError("search() comes before finish()")
+        if self._density is None:
+            self.add_probes(1)
+        assert self._density is not None
         start = time.monotonic()
         problem, op, settings = self.problem, self._op, self.settings
-        pairs, density = self._pairs, self._density
+        pairs, density, trace = self._pairs, self._density, self._finish_trace()
         loss, gradient = problem.value_and_gradient()
         norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
         gradient_curvature = 0.0
         if norm > 0:
             direction = (gradient / norm).to(gradient.dtype)
             gradient_curvature = float(direction.double() @ (op @ direction).double())
-            if self._on_product is not None:
-                self._on_product(1)
+            self._count(1)
         near = settings.radius * problem.parameter_norm
+        noise = max(problem.check.determinism, problem.noise())
         saddle = saddle_report(
             loss=loss,
             gradient=gradient,
@@ -128,10 +188,22 @@ class Measurement:
             parameter_norm=problem.parameter_norm,
             pairs=pairs,
             density=density,
-            noise=max(problem.check.determinism, problem.noise()),
+            trace=trace,
+            noise=noise,
             scale=problem.check.scale,
             radius=settings.radius,
+            certificates=certify(
+                problem,
+                pairs=pairs,
+                density=density,
+                curvature=self._curvature,
+                loss=loss,
+                noise_floor=noise_floor(pairs, noise, problem.check.scale),
+                seed=settings.seed,
+                on_product=self._on_product,
+            ),
         )
+        self._seconds += time.monotonic() - start
         return PartSpectrum(
             part=part,
             label=label,
@@ -140,12 +212,48 @@ class Measurement:
             pairs=pairs if keep_vectors else pairs.without_vectors(),
             density=density,
             saddle=saddle,
-            seconds=self._seconds + time.monotonic() - start,
+            seconds=self._seconds,
             accuracy=accuracy,
+            trace=trace,
+            engine=self._engine,
         )
 
     def release(self) -> None:
-        """Give back what is kept between products; the next product prepares it again."""
+        """Give back what is held between products, and the basis of the trace once that is finished."""
+        self._op.release()
+
+    def _finish_trace(self) -> TraceEstimate:
+        if self._trace is None:
+            assert self._probes is not None
+            op, probes = self._op, self._probes
+            for number in range(self.settings.num_trace_probes - probes.num_probes):
+                z = rademacher_probe(op, self.settings.seed, _FIRST_TRACE_PROBE + number)
+                u = z - (probes.basis @ z) @ probes.basis
+                probes.add(z, u, op @ u)
+                self._count(1)
+            self._trace, self._probes = probes.estimate(), None
+        return self._trace
+
+    def _count(self, products: int) -> None:
+        if self._on_product is not None:
+            self._on_product(products)
+
+    def _most_vectors(self) -> int:
+        """Vectors of length n that fit in a quarter of the free memory."""
+        room = free_memory(self.problem.device) // 4
+        return room // (self.problem.num_parameters * torch.finfo(self.problem.dtype).bits // 8)
+
+
+def _layer_ranges(problem: Problem) -> dict[str, list[tuple[int, int]]]:
+    """Where every layer's parameters lie in a flat vector of the problem."""
+    layer_of = {name: part.label for part in layer_parts(problem.parameter_names) for name in part.parameters or ()}
+    ranges: dict[str, list[tuple[int, int]]] = {}
+    start = 0
+    for name in problem.parameter_names:
+        stop = start + problem.parameters[name].numel()
+        ranges.setdefault(layer_of[name], []).append((start, stop))
+        start = stop
+    return ranges
 
 
 def measure(
@@ -161,6 +269,8 @@ def measure(
 ) -> PartSpectrum:
     """Everything about one part of a problem.
 
+    Probes are added one at a time from ``settings.num_probes`` on until the interval of M₋ is narrow enough.
+
     Args:
         problem: the part, for example ``problem.restrict(part)``.
         settings: how far to go.
@@ -171,11 +281,13 @@ def measure(
         warm: ``(n, p)`` vectors to start the search from, such as the eigenvectors of the previous checkpoint.
         on_product: called with the number of products just made.
 
-    Cost: about ``settings.expected_matvecs`` Hessian products over the part's samples.
+    Cost: about ``settings.expected_matvecs`` Hessian products over the part's samples, if no probes are added.
     """
     measurement = Measurement(problem, settings, warm=warm, on_product=on_product)
     measurement.search()
-    measurement.add_probes(settings.num_probes)
+    measurement.add_probes(settings.num_probes - measurement.num_probes)
+    while measurement.relative_width > settings.target and measurement.num_probes < settings.max_probes:
+        measurement.add_probes(1)
     return measurement.finish(part=part, label=label, accuracy=accuracy, keep_vectors=keep_vectors)
 
 

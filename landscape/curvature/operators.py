@@ -155,11 +155,11 @@ class _LossOperator(SymmetricOperator):
         return self._products([vector])[0]
 
     def _matmat(self, vectors: Tensor) -> Tensor:
-        # A column with gaps would be summed in another order.
-        return torch.stack(self._products([column.contiguous() for column in vectors.T]), dim=1)
+        return torch.stack(self._products(list(vectors.T)), dim=1)
 
     def _products(self, vectors: list[Tensor]) -> list[Tensor]:
-        columns = [self.problem.unflatten(vector) for vector in vectors]
+        # A vector with gaps, such as a column of a matrix, would be summed in another order.
+        columns = [self.problem.unflatten(vector.contiguous()) for vector in vectors]
         with exact_arithmetic(self.device):
             totals = [torch.zeros(self.shape[0], dtype=self.dtype, device=self.device) for _ in vectors]
             if not self._chunks:

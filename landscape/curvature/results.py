@@ -459,4 +459,5 @@ class PartSpectrum(Record):
     saddle: SaddleReport
     seconds: float  # wall time
     accuracy: float | None = None  # share of this part's samples that are classified correctly
-    trace: TraceEstimate | None = None  # of the whole part and of every layer; None in files of version 0.1
+    trace: TraceEstimate | None = None  # of the whole part and of every layer; None in files of landscape 0.1
+    engine: str | None = None  # how products were made: traced, or double-backward

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from landscape.curvature.results import Certificates, Descent, Eigenpairs, SaddleReport, SpectralDensity
+from landscape.curvature.results import (
+    Certificates,
+    Descent,
+    Eigenpairs,
+    SaddleReport,
+    SpectralDensity,
+    TraceEstimate,
+)
 
 # A sign is claimed only this many times above the measured rounding of a product.
 NOISE_MARGIN = 10.0
@@ -13,6 +20,11 @@ NOISE_MARGIN = 10.0
 STATIONARY_RADIUS = 0.01
 # Where following the gradient that far removes more of the loss than this, the point is on its way, not at rest.
 STATIONARY_SHARE = 0.1
+
+
+def noise_floor(pairs: Eigenpairs, noise: float, scale: float = 0.0) -> float:
+    """10 · δ · max(max|θ|, scale), the unit of an eigenvalue: below it the sign of an eigenvalue means nothing."""
+    return NOISE_MARGIN * noise * max(float(np.abs(pairs.values).max()), scale)
 
 
 def saddle_report(
@@ -24,6 +36,7 @@ def saddle_report(
     parameter_norm: float,
     pairs: Eigenpairs,
     density: SpectralDensity,
+    trace: TraceEstimate,
     noise: float,
     scale: float = 0.0,
     radius: float = STATIONARY_RADIUS,
@@ -57,6 +70,7 @@ def saddle_report(
         parameter_norm: ‖θ‖ of the part's parameters.
         pairs: both ends of its spectrum, with vectors.
         density: its quadrature.
+        trace: its trace.
         noise: δ.
         scale: typical curvature of the whole problem that this is a part of (:attr:`ProblemCheck.scale`).
         radius: what share of ‖θ‖ counts as near.
@@ -64,14 +78,13 @@ def saddle_report(
     """
     gradient_norm = float(gradient.double().norm())
     low, high = float(pairs.values[0]), float(pairs.values[-1])
-    floor = NOISE_MARGIN * noise * max(float(np.abs(pairs.values).max()), scale)
+    floor = noise_floor(pairs, noise, scale)
     index = _certified_index(pairs, floor)
     threshold = 2 * gradient_norm / -low if low < 0 else float("inf")
     alignment = float("nan")
     if pairs.vectors is not None:
         direction = gradient.double().cpu().numpy() / (gradient_norm or 1.0)
         alignment = float(abs(direction @ pairs.vectors[:, 0].astype(np.float64)))
-    trace = density.trace()
     curvature = -low if index else max(gradient_curvature, floor)
     near = radius * parameter_norm
     verdict, reason = _verdict(pairs, index, floor, gradient_norm, curvature, near, descent_share)

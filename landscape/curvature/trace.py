@@ -81,6 +81,11 @@ class TraceProbes:
             _check_cover(self._layers, op.shape[0])
             self._layer_offsets = self._by_layer(self._known_diagonal())
 
+    @property
+    def num_probes(self) -> int:
+        """Probes added so far."""
+        return len(self._samples)
+
     def add(self, z: Tensor, u: Tensor, product: Tensor) -> None:
         """Count one probe.
 
