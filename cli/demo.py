@@ -18,7 +18,7 @@ from landscape.training.recipe import Recipe
 
 from .plot import draw
 from .progress import StudyBar, TrainingBar, console, group_shares
-from .saddle import print_saddle_table
+from .tables import print_saddle_table
 
 RUNS: dict[str, dict[str, Any]] = {
     "CE-DRW + SGD": {"name": "sgd"},

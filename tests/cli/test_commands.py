@@ -23,7 +23,7 @@ from landscape.models import build_model
 from landscape.store import SpectrumFile
 from landscape.training import evaluate, load_checkpoint, read_history, train
 
-MEASURE = ("--pairs", 1, "--tol", 0.05, "--max-matvecs", 12, "--probes", 2, "--steps", 6)
+MEASURE = ("--pairs", 1, "--tol", 0.05, "--max-matvecs", 12, "--probes", 2, "--max-probes", 2, "--steps", 6)
 TRAIN = ("--data", "digits", "--imbalance", "exp:10", "--model", "mlp", "--lr", 0.05, "--batch-size", 64)
 COMMANDS = ["demo", "train", "evaluate", "spectrum", "saddle", "plot", "info"]
 
@@ -45,7 +45,7 @@ def spectra(run: Path) -> Path:
     from landscape.curvature import MeasureSettings
     from landscape.study import StudyPlan, open_subject, run_study
 
-    settings = MeasureSettings(num_pairs=1, tol=0.05, max_matvecs=12, num_probes=2, num_steps=6)
+    settings = MeasureSettings(num_pairs=1, tol=0.05, max_matvecs=12, num_probes=2, max_probes=2, num_steps=6)
     path = run.parent / "x.h5"
     run_study(open_subject(run), StudyPlan(whole=True, classes="0,5,9", settings=settings), path)
     return path
@@ -190,7 +190,7 @@ def test_saddle_prints_every_number_as_json(call: Call, spectra: Path) -> None:
 
 def test_a_single_probe_has_no_interval_and_json_says_null(call: Call, run: Path, tmp_path: Path) -> None:
     file = tmp_path / "one.h5"
-    few = ("--pairs", 1, "--tol", 0.05, "--max-matvecs", 12, "--probes", 1, "--steps", 4)
+    few = ("--pairs", 1, "--tol", 0.05, "--max-matvecs", 12, "--probes", 1, "--max-probes", 1, "--steps", 4)
     assert call("spectrum", run, "--classes", 9, *few, "-o", file).code == 0
     (report,) = strict_json(call("saddle", file, "--json").out)
     assert report["trace_standard_error"] is None
@@ -329,6 +329,8 @@ def test_interrupting_exits_with_1_and_says_how_to_go_on(
     kept = {"train": tmp_path / "r" / "resume.pt", "spectrum": tmp_path / "x.h5"}.get(name)
     if kept is not None:
         kept.parent.mkdir(exist_ok=True)
+        if name == "spectrum":
+            SpectrumFile.create(kept, {})
         kept.touch()
     outcome = call(name, *words)
     assert outcome.code == 1
@@ -353,7 +355,7 @@ def test_the_scale_of_a_foreign_checkpoint_reaches_the_file(
         "def mlp():\n    return build_model('mlp', num_classes=10, in_channels=1, image_size=8)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    few = ("--pairs", 1, "--max-matvecs", 6, "--probes", 1, "--steps", 2, "--max-samples", 8)
+    few = ("--pairs", 1, "--max-matvecs", 6, "--probes", 1, "--max-probes", 1, "--steps", 2, "--max-samples", 8)
     named = ("--model", "nets_scaled:mlp", "--data", "digits", "--normalize", "0.5/0.5", "--logit-scale", 30)
     assert call("spectrum", run, *named, *few, "-o", tmp_path / "x.h5").code == 0
     assert SpectrumFile.open(tmp_path / "x.h5").meta["logit_scale"] == 30.0

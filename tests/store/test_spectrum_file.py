@@ -230,14 +230,14 @@ def test_files_that_are_not_ours(tmp_path: Path, spectra: SpectrumFile) -> None:
         file["weights"] = [1.0]
     shutil.copy(spectra.path, newer)
     with h5py.File(newer, "r+") as file:
-        file.attrs["schema_version"] = 2
+        file.attrs["schema_version"] = 3
     cut.write_bytes(spectra.path.read_bytes()[:1000])
     for path, words in [
         (missing, "no file"),
         (text, "not an HDF5 file"),
         (tmp_path, "not an HDF5 file"),
         (foreign, "holds no spectra"),
-        (newer, "schema version 2, this landscape reads up to 1: upgrade"),
+        (newer, "schema version 3, this landscape reads up to 2: upgrade"),
         (cut, "cut short"),
     ]:
         with pytest.raises(LandscapeError, match=words) as caught:
@@ -295,7 +295,7 @@ def test_describe_tells_what_is_there(tmp_path: Path) -> None:
     for part in ("all", "class/0", "class/1", "class/1/layer/fc"):
         spectra.write_part(small_part(part))
     rows = dict(describe(spectra.path))
-    assert rows["schema"] == "landscape-spectra 1"
+    assert rows["schema"] == "landscape-spectra 2"
     assert rows["loss"] == "ce"
     assert rows["class_names"] == "airplane, automobile, bird, cat, deer, ..., ship, truck"
     assert rows["parts"] == "4 complete"
