@@ -164,7 +164,6 @@ def print_error_table(spectra: Sequence[PartSpectrum], console: Console) -> None
         "value ± algorithm ± sample. Algorithm: the residual of λ, a bound; the standard error of trace and M₋ over "
         f"probes. Sample: the standard error of another draw of images, by leaving {left_out}blocks of them out in "
         "turn; – where it was not measured.",
-        soft_wrap=True,
         markup=False,
     )
 

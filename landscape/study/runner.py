@@ -17,7 +17,7 @@ from torch import Tensor
 
 import landscape
 from landscape.curvature import Measurement, MeasureSettings, Part, Problem
-from landscape.curvature.batches import batch_spectra
+from landscape.curvature.batches import batch_spectra, draw_batches
 from landscape.curvature.operators import free_memory
 from landscape.curvature.results import BatchSpectra
 from landscape.data import ImageSet
@@ -170,6 +170,8 @@ class _Study:
         self.ledger = None if plan.budget is None else Ledger(plan.budget, len(self.images))
         self.parts = plan_parts(plan, self.images.labels, self.first.data, self.first.model)
         self.sizes = {part.path: part_size(part, len(self.images), self.first.model) for part in self.parts}
+        if plan.num_batches:
+            next(draw_batches(len(self.images), plan.batch_size))  # refuses a size that does not fit
         self.device = torch.device(resolve_device(plan.device))
         self.meta = _meta(self.first, plan, self.images, self.device, command)
 
