@@ -58,7 +58,7 @@ def command(output: Path) -> None:
         with StudyBar(f"[bold]measure {title}[/]: ") as study:
             spectra = run_study(
                 open_subject(folder),
-                StudyPlan(per_class=True, settings=MeasureSettings(num_probes=4, num_steps=60)),
+                StudyPlan(per_class=True, settings=MeasureSettings(num_probes=4, max_probes=4, num_steps=60)),
                 file,
                 overwrite=True,
                 command="landscape demo",

@@ -123,7 +123,8 @@ class StudyBar(_WithBar):
 
     def batches(self, path: str, first: int, total: int) -> None:
         assert self.task is not None
-        title = f"{path.replace('batches', 'mini-batches')} {first + 1} to {total}"
+        epoch, _ = split_epoch(path)
+        title = ("" if epoch is None else f"epoch {epoch}, ") + f"mini-batches {first + 1} to {total}"
         if not console.is_terminal:
             console.print(f"  {title}", markup=False)
         self.progress.update(self.task, description=escape(title))

@@ -87,6 +87,8 @@ def number(value: float, error: float = 0.0) -> str:
     text = f"{value:.3g}"
     if error <= 0.005 * abs(value):
         return text
+    if math.isinf(error):
+        return f"{text}±∞"
     # One digit, and the form of the value: 58.3±20, not 58.3±2e+01.
     return f"{text}±{float(f'{error:.1g}'):.{3 if error < 1000 else 1}g}"
 

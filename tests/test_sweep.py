@@ -17,6 +17,7 @@ from landscape.errors import LandscapeError
 from landscape.store import SpectrumFile, describe
 from landscape.study import Quiet, StudyPlan, open_subject, open_sweep, run_study, runner
 from landscape.training import load_checkpoint, train
+from landscape.training.checkpoint import save_checkpoint
 
 SHARP = MeasureSettings(num_pairs=2, tol=1e-5, max_matvecs=400, num_probes=2, max_probes=2, num_steps=8)
 PLAN = StudyPlan(classes="0,9", dtype="float64", settings=SHARP)
@@ -189,8 +190,6 @@ def test_another_checkpoint_of_a_known_epoch_is_refused(run: Path, swept: Path, 
     train(tiny_recipe(schedule={"epochs": 3}, run={"save_every": 1, "device": "cpu"}), folder)
     changed = load_checkpoint(*epochs_of(folder, 2))
     changed.state["head.bias"] += 1.0
-    from landscape.training.checkpoint import save_checkpoint
-
     save_checkpoint(folder / "epoch-0002.safetensors", changed.build_model(), changed.info)
     before = swept.read_bytes()
     with pytest.raises(LandscapeError, match=r"has epoch 2 of another checkpoint \(SHA-256 .*--overwrite"):
@@ -310,3 +309,26 @@ def test_mini_batches_of_every_epoch_are_kept_and_extended(run: Path, tmp_path: 
     for change, words in (({"batch_size": 21}, "batch_size = 20"), ({"weight_decay": 0.5}, "weight_decay = 0,")):
         with pytest.raises(LandscapeError, match=f"mini-batches with {words}.*--overwrite"):
             run_study(sweep, dataclasses.replace(plan, **change), path)  # type: ignore[arg-type]
+
+
+def test_mini_batches_that_were_interrupted_go_on(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_SECONDS_BETWEEN_WRITES", -1.0)
+    path = tmp_path / "x.h5"
+    plan = StudyPlan(num_batches=3, batch_size=20, settings=SHARP)
+
+    class Killer(Quiet):
+        def product(self, count: int) -> None:
+            record = SpectrumFile.open(path).read_batches()
+            if record is not None and len(record.values) == 2:
+                raise KeyboardInterrupt
+
+    subject = open_subject(run)
+    whole = run_study(subject, plan, tmp_path / "whole.h5").read_batches()
+    with pytest.raises(KeyboardInterrupt):
+        run_study(subject, plan, path, progress=Killer())
+    monkeypatch.setattr(runner, "_SECONDS_BETWEEN_WRITES", 20.0)
+    record = run_study(subject, plan, path).read_batches()
+    assert record is not None
+    assert whole is not None
+    np.testing.assert_array_equal(record.values, whole.values)
+    assert record.num_matvecs == whole.num_matvecs
