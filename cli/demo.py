@@ -18,7 +18,7 @@ from landscape.training.recipe import Recipe
 
 from .plot import draw
 from .progress import StudyBar, TrainingBar, console, group_shares
-from .saddle import print_saddle_table
+from .tables import print_saddle_table
 
 RUNS: dict[str, dict[str, Any]] = {
     "CE-DRW + SGD": {"name": "sgd"},
@@ -58,7 +58,7 @@ def command(output: Path) -> None:
         with StudyBar(f"[bold]measure {title}[/]: ") as study:
             spectra = run_study(
                 open_subject(folder),
-                StudyPlan(per_class=True, settings=MeasureSettings(num_probes=4, num_steps=60)),
+                StudyPlan(per_class=True, settings=MeasureSettings(num_probes=4, max_probes=4, num_steps=60)),
                 file,
                 overwrite=True,
                 command="landscape demo",

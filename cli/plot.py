@@ -28,21 +28,32 @@ KINDS = {
 @click.option("--parts", metavar="GLOB",
               help="only parts whose path matches, for example 'class/*', 'group/tail' or 'class/3/layer/*'; "
                    "a * stays within one level of the path")  # fmt: skip
+@click.option("--epoch", type=click.IntRange(0), help="of a sweep over checkpoints [default: the last that is there]")
 @click.option("--names", metavar="A,B", help="what the files are called in the legend [default: file names]")
 @click.option("--column", type=click.Choice(["single", "double", "wide"]), default="double", show_default=True,
               help="width of the printed figure")  # fmt: skip
 @click.option("-o", "--output", "outputs", multiple=True, required=True, type=click.Path(path_type=Path),
               help="FIGURE.pdf, .png or .svg; may be repeated. The arrays drawn are kept beside it")  # fmt: skip
 def command(
-    files: tuple[Path, ...], kind: str, parts: str | None, names: str | None, column: Column, outputs: tuple[Path, ...]
+    files: tuple[Path, ...],
+    kind: str,
+    parts: str | None,
+    epoch: int | None,
+    names: str | None,
+    column: Column,
+    outputs: tuple[Path, ...],
 ) -> None:
-    drawing = draw(files, kind, parts=parts, names=names.split(",") if names else None, column=column)
+    drawing = draw(files, kind, parts=parts, epoch=epoch, names=names.split(",") if names else None, column=column)
     console, problems = Console(highlight=False), Console(stderr=True, highlight=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for output in outputs:
             figure, arrays = save_drawing(drawing, output)
             console.print(f"{figure} (arrays: {arrays})", markup=False, soft_wrap=True)
+    for file in files if epoch is None else ():
+        drawn = SpectrumFile.open(file).latest_epoch()
+        if drawn is not None:
+            console.print(f"{file} is a sweep: drawn is epoch {drawn}, --epoch N takes another", markup=False)
     for message in dict.fromkeys(str(warning.message) for warning in caught):  # the same for every output
         problems.print(f"warning: {message}", markup=False, soft_wrap=True)
 
@@ -60,13 +71,14 @@ def draw(
     kind: str,
     *,
     parts: str | None = None,
+    epoch: int | None = None,
     names: list[str] | None = None,
     column: Column = "double",
 ) -> Drawing:
-    """The figure of ``kind`` for these files.
+    """The figure of ``kind`` for these files; of a sweep one epoch is drawn, the last by default.
 
     Raises:
-        LandscapeError: nothing to draw, or more files than the kind can show.
+        LandscapeError: nothing to draw, an epoch that is not there, or more files than the kind can show.
     """
     methods: dict[str, list[PartSpectrum]] = {}
     groups: dict[str, list[str]] = {}
@@ -77,7 +89,7 @@ def draw(
         )
     for label, file in zip(labels, files, strict=True):
         opened = SpectrumFile.open(file)
-        spectra = opened.read_all()
+        spectra = opened.read_epoch(epoch)
         chosen = [s for s in spectra if parts is None or matches(s.part, parts)]
         if not chosen:
             held = ", ".join(s.part for s in spectra[:8]) or "none yet"

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from landscape.curvature import Part
+from landscape.store import split_epoch
 from landscape.study import Cost
 from landscape.training.loop import EpochRecord
 
@@ -87,31 +88,70 @@ class StudyBar(_WithBar):
     """The cost beforehand, then one bar over all products."""
 
     def cost(self, estimate: Cost) -> None:
-        each = estimate.matvecs // max(estimate.parts, 1)
+        where = f" over {_several(estimate.checkpoints, 'checkpoint')}" if estimate.checkpoints > 1 else ""
+        work = []
+        if estimate.parts:
+            each = estimate.part_matvecs
+            work.append(
+                f"{_several(estimate.parts, 'part')}{where}, {_several(estimate.images, 'image')}, "
+                f"about {each} products a part"
+            )
+        if estimate.batches:
+            work.append(f"{_several(estimate.batches, 'mini-batch', 'mini-batches')}{'' if estimate.parts else where}")
+        # A probe more for every part that has not met its target.
+        more = f", up to {estimate.most:.1f} times as much where intervals stay wide" if estimate.most > 1.05 else ""
         console.print(
-            f"{self.title}{_several(estimate.parts, 'part')}, {_several(estimate.images, 'image')}, "
-            f"about {each} products a part: {_duration(estimate.seconds)}, {_size(estimate.bytes)} of memory"
+            f"{self.title}{', '.join(work)}: {_passes(estimate.passes)}, {_duration(estimate.seconds)}, "
+            f"{_size(estimate.bytes)} of memory{more}",
+            soft_wrap=True,
         )
         if estimate.seconds > 1800:
             console.print(
-                "  long; --max-samples 200 takes a seeded subset of every part, and Ctrl-C keeps what is finished",
+                "  long; --max-samples 200 takes a seeded subset of every part, --budget 20min says when to stop, and "
+                "Ctrl-C keeps what is finished",
                 style="yellow",
+                soft_wrap=True,
             )
         self.task = self.progress.add_task("measuring", total=estimate.matvecs, unit="products")
 
     def part(self, part: Part, number: int, total: int, products: int) -> None:
         assert self.task is not None
-        title = f"{part.label} ({number + 1}/{total})"
+        title = f"{_title(part)} ({number + 1}/{total})"
         if not console.is_terminal:
             console.print(f"  {title}", markup=False)
         self.progress.update(self.task, description=escape(title), completed=number * products)
 
+    def batches(self, path: str, first: int, total: int) -> None:
+        assert self.task is not None
+        epoch, _ = split_epoch(path)
+        title = ("" if epoch is None else f"epoch {epoch}, ") + f"mini-batches {first + 1} to {total}"
+        if not console.is_terminal:
+            console.print(f"  {title}", markup=False)
+        self.progress.update(self.task, description=escape(title))
+
+    def refine(self, part: Part, width: float) -> None:
+        assert self.task is not None
+        known = f" ±{width:.0%}" if math.isfinite(width) else ""
+        self.progress.update(self.task, description=escape(f"one more probe: {_title(part)}, M₋{known}"))
+
     def product(self, count: int) -> None:
         assert self.task is not None
         self.progress.advance(self.task, count)
+        state = self.progress.tasks[self.task]
+        if state.total is not None and state.completed > state.total:
+            # More probes than the least that was announced.
+            self.progress.update(self.task, total=state.completed)
 
     def skipped(self, part: Part) -> None:
-        console.print(f"  {part.label}: already there", style="dim", markup=False)
+        console.print(f"  {_title(part)}: already there", style="dim", markup=False)
+
+    def note(self, text: str) -> None:
+        console.print(f"  {text}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _title(part: Part) -> str:
+    epoch, _ = split_epoch(part.path)
+    return part.label if epoch is None else f"epoch {epoch}, {part.label}"
 
 
 def group_shares(groups: Mapping[str, float]) -> str:
@@ -119,8 +159,12 @@ def group_shares(groups: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {share:.1%}" for name, share in groups.items() if not math.isnan(share))
 
 
-def _several(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def _several(count: int, noun: str, nouns: str | None = None) -> str:
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def _passes(count: float) -> str:
+    return f"{count:,.0f} data passes" if count >= 10 else f"{count:.2g} data passes"
 
 
 def _size(count: int) -> str:

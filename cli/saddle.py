@@ -3,110 +3,145 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import rich_click as click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
-from rich.measure import Measurement
-from rich.table import Table
 
-from landscape.curvature.results import Interval, PartSpectrum
+from landscape.curvature.results import BatchSpectra, PartSpectrum, SaddleReport
 from landscape.json_text import json_text
-from landscape.store import SpectrumFile
+from landscape.store import SpectrumFile, epoch_prefix, split_epoch
 
-_STYLES = {"saddle": "red", "minimum": "green", "not stationary": "yellow", "undecided": "magenta", "flat": "dim"}
+from .tables import (
+    batches_of,
+    layer_traces,
+    number,
+    part_name,
+    print_batch_table,
+    print_error_table,
+    print_layer_table,
+    print_saddle_table,
+)
 
 
 @click.command(name="saddle")
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option("--epoch", type=click.IntRange(0), help="of a sweep: only this epoch")
 @click.option("--json", "as_json", is_flag=True, help="print every number as JSON instead of a table")
-@click.option("--reasons", is_flag=True, help="also say why, one line a part")
-def command(file: Path, as_json: bool, reasons: bool) -> None:
+@click.option("--reasons", is_flag=True, help="also say why, and what each further check found")
+@click.option(
+    "--errors", is_flag=True, help="also tell the two kinds of error apart: of the algorithm, and of the sample"
+)
+@click.option("--layers", is_flag=True, help="also the trace of every layer")
+def command(file: Path, epoch: int | None, as_json: bool, reasons: bool, errors: bool, layers: bool) -> None:
     """The verdict on every part of a spectrum file, with the numbers that it rests on.
 
     λ are the ends of the spectrum with the residual ‖Hv − λv‖ of their vectors. ν = M₋/(M₊+M₋) is the share of the
     negative mass, with a 95 % interval over probes. *index ≥* counts the eigenvalues that are certified negative.
-    2‖∇L‖/|λ₋| is the radius from which on a SAM step amplifies the escape direction.
+    2‖∇L‖/|λ₋| is the radius from which on a SAM step amplifies the escape direction. Mini-batches have a table of their
+    own.
     """
-    spectra = SpectrumFile.open(file).read_all()
+    opened = SpectrumFile.open(file)
+    spectra = opened.read_all(epoch)
+    batches = batches_of(opened, epoch)
     if as_json:
-        click.echo(json_text([_plain(spectrum) for spectrum in spectra], indent=2))
+        report = [_plain(spectrum) for spectrum in spectra] + [_plain_batches(*each) for each in batches.items()]
+        click.echo(json_text(report, indent=2))
         return
     console = Console(highlight=False)
-    print_saddle_table(spectra, console)
+    if spectra or not batches:
+        print_saddle_table(spectra, console)
+    if errors:
+        print_error_table(spectra, console)
+    if layers:
+        print_layer_table(spectra, console)
+    print_batch_table(opened, epoch, console)
     if reasons:
         for spectrum in spectra:
-            text = f"{spectrum.label}: {spectrum.saddle.verdict}, {spectrum.saddle.reason}"
-            console.print(text, soft_wrap=True, markup=False)
+            saddle = spectrum.saddle
+            lines = [f"{part_name(spectrum)}: {saddle.verdict}, {saddle.reason}", *_checks(saddle)]
+            console.print("\n  ".join(lines), soft_wrap=True, markup=False)
 
 
-def print_saddle_table(spectra: Sequence[PartSpectrum], console: Console) -> None:
-    """One row a part, numbers in units of the loss; a narrow terminal gets the columns that matter most."""
-    for last in sorted({column.rank for column in _COLUMNS}, reverse=True):
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        columns = [column for column in _COLUMNS if column.rank <= last]
-        for column in columns:
-            table.add_column(column.title, justify=column.justify, no_wrap=True)
-        for spectrum in spectra:
-            table.add_row(*(column.cell(spectrum) for column in columns))
-        if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
-            break
-    console.print(table, crop=False, soft_wrap=False)
-
-
-@dataclass(frozen=True)
-class _Column:
-    title: str
-    cell: Callable[[PartSpectrum], str]
-    rank: int = 0  # the higher, the sooner it makes room
-    justify: Literal["left", "right"] = "right"
-
-
-def _number(value: float, error: float = 0.0) -> str:
-    """Three digits; the error joins them when it would show in them."""
-    if not math.isfinite(value):
-        return "∞" if value > 0 else "–"
-    text = f"{value:.3g}"
-    if error <= 0.005 * abs(value):
-        return text
-    # One digit, and the form of the value: 58.3±20, not 58.3±2e+01.
-    return f"{text}±{float(f'{error:.1g}'):.{3 if error < 1000 else 1}g}"
-
-
-def _share(interval: Interval) -> str:
-    if math.isnan(interval.value):
-        return "–"
-    return f"{100 * interval.value:.0f}±{50 * (interval.high - interval.low):.0f}%"
-
-
-_COLUMNS = [
-    _Column("part", lambda s: escape(s.label), justify="left"),
-    _Column("n", lambda s: str(s.num_samples)),
-    _Column("acc", lambda s: "–" if s.accuracy is None else f"{s.accuracy:.0%}", rank=4),
-    _Column("loss", lambda s: f"{s.saddle.loss:.2g}", rank=2),
-    _Column("‖∇L‖", lambda s: f"{s.saddle.gradient_norm:.2g}", rank=1),
-    _Column("λ_max", lambda s: _number(s.saddle.lambda_max, s.saddle.lambda_max_residual)),
-    _Column("λ_min", lambda s: _number(s.saddle.lambda_min, s.saddle.lambda_min_residual)),
-    _Column("index≥", lambda s: str(s.saddle.index_lower_bound), rank=3),
-    _Column("ν", lambda s: _share(s.saddle.negative_fraction)),
-    _Column("trace", lambda s: _number(s.saddle.trace, s.saddle.trace_standard_error), rank=5),
-    _Column("2‖∇L‖/|λ₋|", lambda s: _number(float(f"{s.saddle.sam_threshold:.2g}")), rank=6),
-    _Column(
-        "verdict",
-        lambda s: f"[{_STYLES.get(s.saddle.verdict, 'white')}]{s.saddle.verdict}[/]",
-        justify="left",
-    ),
-]
+def _checks(saddle: SaddleReport) -> list[str]:
+    """What each further check found, one line each."""
+    checks = saddle.certificates
+    if checks is None:
+        return []
+    below = checks.fraction_below
+    difference, error = checks.second_difference, checks.second_difference_error
+    agrees = abs(difference - saddle.lambda_min) <= max(3 * error, saddle.lambda_min_residual, saddle.noise_floor)
+    descent = checks.descent
+    lines = [
+        f"without derivatives: [L(θ+εv) − 2L(θ) + L(θ−εv)]/ε² = {number(difference, error)} along v_min, "
+        + ("as" if agrees else "not")
+        + f" λ_min = {saddle.lambda_min:.3g}",
+        f"descent: a step of {descent.best_step:+.2g} along v_min lowers the loss by {descent.decrease:.2g}"
+        if descent.decrease > 0
+        else "descent: no step along ±v_min lowers the loss",
+        f"below −{checks.threshold:.1e}: between {below.low:.2%} and {below.high:.2%} of the eigenvalues",
+        f"Gauss-Newton: vᵀGv = {checks.gauss_newton_curvature:.3g} along v_min, "
+        f"vᵀ(H−G)v = {saddle.lambda_min - checks.gauss_newton_curvature:.3g}, {saddle.functional_share:.0%} of the two"
+        f"; tr G = {number(checks.gauss_newton_trace, checks.gauss_newton_trace_standard_error)}",
+    ]
+    half = checks.split_half
+    if half is not None:
+        lines.append(
+            f"split half: {half.found:.3g} where the direction was sought, "
+            f"{number(half.confirmed, half.standard_error)} on the {half.num_samples} other images"
+            + ("" if math.isnan(half.p_value) else f" (p = {half.p_value:.2g} that it is not negative)")
+        )
+    sampling = checks.sampling
+    if sampling is not None:
+        lines.append(
+            f"another draw of images would move λ_max by {sampling.lambda_max:.2g}, "
+            f"λ_min by {sampling.lambda_min:.2g}, the trace by {sampling.trace:.2g}, "
+            f"M₋ by {sampling.negative_mass:.2g} ({sampling.num_blocks} blocks left out in turn)"
+        )
+    return lines
 
 
 def _plain(spectrum: PartSpectrum) -> dict[str, Any]:
-    return {"part": spectrum.part, "label": spectrum.label, "num_samples": spectrum.num_samples,
-              "num_parameters": spectrum.num_parameters, "accuracy": spectrum.accuracy,
-              **asdict(spectrum.saddle), "curvature_ratio": spectrum.saddle.curvature_ratio,
-              "eigenvalues": spectrum.pairs.values.tolist(), "residuals": spectrum.pairs.residuals.tolist(),
-              "converged": spectrum.pairs.converged.tolist()}  # fmt: skip
+    epoch, _ = split_epoch(spectrum.part)
+    trace = spectrum.trace
+    layers = None
+    if trace is not None and trace.layer_names:
+        values, errors = layer_traces(trace)
+        layers = [
+            {"layer": name, "trace": float(value), "standard_error": float(error)}
+            for name, value, error in zip(trace.layer_names, values, errors, strict=True)
+        ]
+    return {
+        "part": spectrum.part,
+        "epoch": epoch,
+        "label": spectrum.label,
+        "num_samples": spectrum.num_samples,
+        "num_parameters": spectrum.num_parameters,
+        "accuracy": spectrum.accuracy,
+        **_lists(asdict(spectrum.saddle)),
+        "curvature_ratio": spectrum.saddle.curvature_ratio,
+        "functional_share": spectrum.saddle.functional_share,
+        "eigenvalues": spectrum.pairs.values.tolist(),
+        "residuals": spectrum.pairs.residuals.tolist(),
+        "converged": spectrum.pairs.converged.tolist(),
+        "layer_traces": layers,
+    }
+
+
+def _plain_batches(epoch: int | None, record: BatchSpectra) -> dict[str, Any]:
+    return {
+        "part": f"{epoch_prefix(epoch)}batches",
+        "epoch": epoch,
+        **_lists(asdict(record)),
+        "share_negative": record.share_negative,
+    }
+
+
+def _lists(value: Any) -> Any:
+    """The same with plain lists for arrays."""
+    if isinstance(value, dict):
+        return {key: _lists(inner) for key, inner in value.items()}
+    return value.tolist() if isinstance(value, np.ndarray) else value

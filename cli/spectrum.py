@@ -11,32 +11,46 @@ import rich_click as click
 from rich.markup import escape
 
 from landscape.curvature import MeasureSettings
-from landscape.study import StudyPlan, run_study
+from landscape.errors import LandscapeError
+from landscape.store import SpectrumFile
+from landscape.study import Budget, StudyPlan, run_study
 
 from .progress import StudyBar, console
-from .saddle import print_saddle_table
-from .subject_options import subject_of, subject_options
+from .subject_options import subject_of, subject_options, sweep_of
+from .tables import print_batch_table, print_saddle_table
 
 _DEFAULT = MeasureSettings()
+
+
+def _parse_budget(context: click.Context, parameter: click.Parameter, text: str | None) -> Budget | None:
+    try:
+        return None if text is None else Budget.parse(text)
+    except LandscapeError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 click.rich_click.OPTION_GROUPS["* spectrum"] = [
     {
         "name": "Parts",
         "options": [
-            "--whole", "--per-class", "--classes", "--per-group", "--per-layer", "--layers", "--split", "--loss",
+            "--whole", "--per-class", "--classes", "--per-group", "--per-layer", "--layers", "--layer-unit", "--split",
+            "--loss",
         ],
     },
+    {"name": "Mini-batches", "options": ["--per-batch", "--batch-size", "--weight-decay"]},
     {
         "name": "Precision and cost",
         "options": [
-            "--max-samples", "--pairs", "--tol", "--max-matvecs", "--probes", "--steps", "--seed", "--dtype",
-            "--batch-norm", "--chunk-size", "--device",
+            "--max-samples", "--budget", "--target", "--pairs", "--tol", "--max-matvecs", "--probes", "--max-probes",
+            "--steps", "--seed", "--dtype", "--batch-norm", "--chunk-size", "--device",
         ],
     },
+    {"name": "Results", "options": ["--output", "--overwrite", "--vectors"]},
 ]  # fmt: skip
 
 
 @click.command(name="spectrum")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CHECKPOINT…")
 @click.option(
     "--whole", is_flag=True, help="all samples and parameters together; the default when no other part is named"
 )
@@ -47,6 +61,30 @@ click.rich_click.OPTION_GROUPS["* spectrum"] = [
 @click.option(
     "--layers", multiple=True, metavar="GLOB", help="only these layers, for example 'layer3.*'; may be repeated"
 )
+@click.option(
+    "--layer-unit",
+    type=click.Choice(["tensor", "module", "stage"]),
+    default="module",
+    show_default=True,
+    help="what a layer is: a parameter tensor; a convolution or linear map with its bias, or a normalisation; or all "
+    "below one name of the network (conv1, layer1, fc)",
+)
+@click.option(
+    "--per-batch",
+    "num_batches",
+    type=click.IntRange(1),
+    metavar="N",
+    help="the ends of the spectrum on N mini-batches of the split, drawn with the seed; no density",
+)
+@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="images a mini-batch")
+@click.option(
+    "--weight-decay",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    metavar="WD",
+    help="of mini-batches: adds the penalty ½·WD·‖θ‖² to their loss, which shifts every eigenvalue by WD",
+)
 @click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
 @click.option(
     "--loss",
@@ -56,6 +94,20 @@ click.rich_click.OPTION_GROUPS["* spectrum"] = [
     help="plain cross-entropy (on s·z for a cosine head), or the training loss with its last class weights",
 )
 @click.option("--max-samples", type=click.IntRange(1), help="at most so many images a part, drawn with the seed")
+@click.option(
+    "--budget",
+    metavar="10min|500passes",
+    callback=_parse_budget,
+    help="spend so much in all: first the least for every part, then probes where M₋ is known worst. Seconds (90s), "
+    "minutes, hours (2h), or data passes: a pass is one product over as many images as the split has",
+)
+@click.option(
+    "--target",
+    type=click.FloatRange(0, min_open=True),
+    default=_DEFAULT.target,
+    show_default=True,
+    help="stop adding probes to a part when the 95 % interval of its negative mass M₋ is this share of it, either way",
+)
 @click.option(
     "--pairs", type=click.IntRange(1), default=_DEFAULT.num_pairs, show_default=True, help="eigenpairs an end"
 )
@@ -69,7 +121,9 @@ click.rich_click.OPTION_GROUPS["* spectrum"] = [
 @click.option("--max-matvecs", type=click.IntRange(2), default=_DEFAULT.max_matvecs, show_default=True,
               help="products for the pairs, at most")  # fmt: skip
 @click.option("--probes", type=click.IntRange(1), default=_DEFAULT.num_probes, show_default=True,
-              help="probes of the density; the error bars come from them")  # fmt: skip
+              help="probes of the density, at least; the error bars come from them")  # fmt: skip
+@click.option("--max-probes", type=click.IntRange(1),
+              help=f"and at most [default: {_DEFAULT.max_probes}, or --probes where that is more]")  # fmt: skip
 @click.option(
     "--steps", type=click.IntRange(2), default=_DEFAULT.num_steps, show_default=True, help="Lanczos steps a probe"
 )
@@ -92,7 +146,7 @@ click.rich_click.OPTION_GROUPS["* spectrum"] = [
 )
 @subject_options("spectrum")
 def command(
-    checkpoint: Path,
+    checkpoints: tuple[Path, ...],
     factory: str | None,
     allow_pickle: bool,
     logit_scale: float | None,
@@ -103,6 +157,9 @@ def command(
     tol: float,
     max_matvecs: int,
     probes: int,
+    max_probes: int | None,
+    target: float,
+    num_batches: int | None,
     steps: int,
     seed: int,
     **rest: Any,
@@ -114,15 +171,35 @@ def command(
     `--normalize`. Images are never augmented and batch normalisation is fixed, so the matrix stays the same at every
     product; a model that moves all the same is refused.
 
-    Every part is written as soon as it is done. The same command again goes on with the parts that are missing.
+    Several CHECKPOINTs of one training (`runs/x/epoch-*.safetensors`) make a sweep: one file, parts by epoch, each
+    search started from the eigenvectors of the epoch before. Foreign checkpoints have the last number in their file's
+    name as epoch. The same command adds the epochs that have come since.
+
+    Every part is written as soon as it is done. The same command again goes on with the parts that are missing. Without
+    `--budget` a part gets probes until `--target` or `--max-probes`.
     """
     fields = {key: value for key, value in rest.items() if "__" in key}
     options = {key: value for key, value in rest.items() if "__" not in key}
-    subject = subject_of(checkpoint, factory, allow_pickle, fields, logit_scale=logit_scale)
     settings = MeasureSettings(
-        num_pairs=pairs, tol=tol, max_matvecs=max_matvecs, num_probes=probes, num_steps=steps, seed=seed
+        num_pairs=pairs,
+        tol=tol,
+        max_matvecs=max_matvecs,
+        num_probes=probes,
+        max_probes=max(_DEFAULT.max_probes, probes) if max_probes is None else max_probes,
+        target=target,
+        num_steps=steps,
+        seed=seed,
     )
-    plan = StudyPlan(**options, layers=layers or None, settings=settings)
+    if settings.max_probes < probes:
+        raise click.UsageError(f"--max-probes {settings.max_probes} is less than --probes {probes}")
+    plan = StudyPlan(**options, layers=layers or None, num_batches=num_batches or 0, settings=settings)
+    # One more checkpoint for a sweep that is there already is a sweep too.
+    goes_on = output.exists() and not overwrite and SpectrumFile.open(output).is_sweep
+    subject = (
+        sweep_of(checkpoints, factory, allow_pickle, fields, logit_scale=logit_scale)
+        if len(checkpoints) > 1 or goes_on
+        else subject_of(checkpoints[0], factory, allow_pickle, fields, logit_scale=logit_scale)
+    )
     try:
         with StudyBar() as bar:
             file = run_study(
@@ -137,6 +214,14 @@ def command(
         if not output.exists():
             raise
         raise click.Abort("every finished part is kept, the same command (without --overwrite) goes on") from None
-    print_saddle_table(file.read_all(), console)
-    following = shlex.join(["landscape", "plot", str(output), "-o", str(output.with_suffix(".pdf"))])
+    epochs = file.measured_epochs()
+    last = epochs[-1] if epochs else None
+    spectra = file.read_all(last)
+    if spectra:
+        print_saddle_table(spectra, console)
+    print_batch_table(file, last, console)
+    if len(epochs) > 1:
+        console.print(f"epoch {last} of {len(epochs)}; all of them: landscape saddle {output}", markup=False)
+    words = ["plot", str(output), "-o", str(output.with_suffix(".pdf"))] if spectra else ["info", str(output)]
+    following = shlex.join(["landscape", *words])
     console.print(f"kept in {escape(str(output))}; next: [bold]{escape(following)}[/]", soft_wrap=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
 
-from landscape.study import Subject, open_subject
+from landscape.study import Subject, Sweep, open_subject, open_sweep
 
 from .recipe_options import given_values, recipe_options
 
@@ -46,3 +46,16 @@ def subject_of(
     """Open what the options of :func:`subject_options` name; only a command with a loss has a logit scale."""
     data = given_values(fields).get("data", {})
     return open_subject(checkpoint, model=factory, data=data, allow_pickle=allow_pickle, logit_scale=logit_scale)
+
+
+def sweep_of(
+    checkpoints: Sequence[Path],
+    factory: str | None,
+    allow_pickle: bool,
+    fields: dict[str, Any],
+    *,
+    logit_scale: float | None = None,
+) -> Sweep:
+    """The same for several checkpoints of one training."""
+    data = given_values(fields).get("data", {})
+    return open_sweep(checkpoints, model=factory, data=data, allow_pickle=allow_pickle, logit_scale=logit_scale)

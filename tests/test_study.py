@@ -16,15 +16,14 @@ import torch.nn.functional as F
 from support.runs import files_below, tiny_recipe, write_image_folder
 from torch import Tensor
 
-from landscape import study
 from landscape.curvature import MeasureSettings, Part
 from landscape.errors import LandscapeError
 from landscape.losses import effective_number_weights
 from landscape.store import SpectrumFile
-from landscape.study import Quiet, StudyPlan, Subject, open_subject, run_study
+from landscape.study import Quiet, StudyPlan, Subject, open_subject, run_study, runner
 from landscape.training import Recipe, load_checkpoint, train
 
-QUICK = MeasureSettings(num_pairs=1, tol=0.05, max_matvecs=12, num_probes=2, num_steps=6)
+QUICK = MeasureSettings(num_pairs=1, tol=0.05, max_matvecs=12, num_probes=2, max_probes=2, num_steps=6)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +152,7 @@ def test_loss_gradient_and_accuracy_are_those_of_the_part(subject: Subject, tmp_
 
 
 def test_a_class_and_layer_is_a_diagonal_block_of_the_dense_hessian(subject: Subject, tmp_path: Path) -> None:
-    settings = MeasureSettings(num_pairs=1, tol=1e-8, max_matvecs=400, num_probes=1, num_steps=3)
+    settings = MeasureSettings(num_pairs=1, tol=1e-8, max_matvecs=400, num_probes=1, max_probes=1, num_steps=3)
     plan = StudyPlan(classes="5", layers=("head",), dtype="float64", settings=settings)
     (spectrum,) = run_study(subject, plan, tmp_path / "x.h5").read_all()
     model = load_checkpoint(subject.path).build_model().double()
@@ -277,8 +276,9 @@ def test_the_schema_page_names_every_entry_of_meta_and_those_that_must_agree(mea
         names = re.findall(r"`(\w+)`", cell)
         documented.update(names)
         decisive.update(names if "†" in cell else [])
-    assert documented == set(SpectrumFile.open(measured).meta)
-    assert decisive == set(study._DECISIVE)
+    sweep = {"epochs", "checkpoints", "checkpoints_sha256"}
+    assert documented == set(SpectrumFile.open(measured).meta) | sweep
+    assert decisive == {*runner.DECISIVE, "checkpoint_sha256", "checkpoints_sha256", "recipe"}
 
 
 # ---------------------------------------------------------------------- resuming
@@ -331,6 +331,8 @@ def measured(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path
         ("tol", {"settings": dataclasses.replace(QUICK, tol=0.01)}),
         ("max_matvecs", {"settings": dataclasses.replace(QUICK, max_matvecs=20)}),
         ("num_probes", {"settings": dataclasses.replace(QUICK, num_probes=1)}),
+        ("max_probes", {"settings": dataclasses.replace(QUICK, max_probes=3)}),
+        ("target", {"settings": dataclasses.replace(QUICK, target=0.2)}),
         ("num_steps", {"settings": dataclasses.replace(QUICK, num_steps=4)}),
         ("seed", {"settings": dataclasses.replace(QUICK, seed=1)}),
         ("radius", {"settings": dataclasses.replace(QUICK, radius=0.1)}),
@@ -350,7 +352,7 @@ def test_another_setting_is_refused_and_named(
 
 
 def test_every_setting_of_a_measurement_is_tried_above() -> None:
-    tried = {"num_pairs", "tol", "max_matvecs", "num_probes", "num_steps", "seed", "radius"}
+    tried = {"num_pairs", "tol", "max_matvecs", "num_probes", "max_probes", "target", "num_steps", "seed", "radius"}
     assert {field.name for field in dataclasses.fields(MeasureSettings)} == tried
 
 

@@ -21,10 +21,12 @@ _HOMES = {
     "trace": ("TraceProbes", "hutchinson_trace", "xnystrace", "xtrace"),
     "directional": ("DirectionalCurvature", "directional_curvature"),
     "sampling": ("SampleCurvature",),
+    "batches": ("batch_spectra", "draw_batches"),
     "certificates": ("certify", "descend", "second_difference", "split_half"),
     "saddle": ("noise_floor", "saddle_report"),
     "measurement": ("MeasureSettings", "Measurement", "measure"),
     "results": (
+        "BatchSpectra",
         "Certificates",
         "Descent",
         "Eigenpairs",

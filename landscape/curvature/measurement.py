@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from landscape.curvature.lanczos import Progress, Tridiagonalization, search
 from landscape.curvature.operators import HessianOperator, free_memory
 from landscape.curvature.parts import layer_parts
 from landscape.curvature.problem import Problem
-from landscape.curvature.results import Eigenpairs, PartSpectrum, SpectralDensity, TraceEstimate
+from landscape.curvature.results import Certificates, Eigenpairs, PartSpectrum, SpectralDensity, TraceEstimate
 from landscape.curvature.saddle import STATIONARY_RADIUS, noise_floor, saddle_report
 from landscape.curvature.sampling import SampleCurvature
 from landscape.curvature.trace import TraceProbes
@@ -84,6 +85,7 @@ class Measurement:
         self._probes: TraceProbes | None = None
         self._trace: TraceEstimate | None = None
         self._curvature: SampleCurvature | None = None
+        self._certificates: Certificates | None = None
         self._engine = ""
         self._seconds = 0.0
 
@@ -180,6 +182,7 @@ class Measurement:
             self._count(1)
         near = settings.radius * problem.parameter_norm
         noise = max(problem.check.determinism, problem.noise())
+        certificates = self._certify(loss, noise_floor(pairs, noise, problem.check.scale))
         saddle = saddle_report(
             loss=loss,
             gradient=gradient,
@@ -192,16 +195,7 @@ class Measurement:
             noise=noise,
             scale=problem.check.scale,
             radius=settings.radius,
-            certificates=certify(
-                problem,
-                pairs=pairs,
-                density=density,
-                curvature=self._curvature,
-                loss=loss,
-                noise_floor=noise_floor(pairs, noise, problem.check.scale),
-                seed=settings.seed,
-                on_product=self._on_product,
-            ),
+            certificates=certificates,
         )
         self._seconds += time.monotonic() - start
         return PartSpectrum(
@@ -217,6 +211,25 @@ class Measurement:
             trace=trace,
             engine=self._engine,
         )
+
+    def _certify(self, loss: float, floor: float) -> Certificates:
+        """Made once; only the enclosure changes with more probes."""
+        assert self._pairs is not None
+        assert self._density is not None
+        assert self._curvature is not None
+        if self._certificates is None:
+            self._certificates = certify(
+                self.problem,
+                pairs=self._pairs,
+                density=self._density,
+                curvature=self._curvature,
+                loss=loss,
+                noise_floor=floor,
+                seed=self.settings.seed,
+                on_product=self._on_product,
+            )
+        fraction = self._density.fraction_below(self._certificates.threshold)
+        return dataclasses.replace(self._certificates, fraction_below=fraction)
 
     def release(self) -> None:
         """Give back what is held between products, and the basis of the trace once that is finished."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from landscape.errors import LandscapeError, did_you_mean
+
+LayerUnit = Literal["tensor", "module", "stage"]
 
 
 @dataclass(frozen=True)
@@ -53,28 +57,56 @@ def group_parts(labels: Tensor, groups: Mapping[str, Sequence[int]]) -> list[Par
     return parts
 
 
-def layer_parts(parameter_names: Iterable[str], patterns: Sequence[str] | None = None) -> list[Part]:
-    """One part a layer: a convolution or linear map with its bias, a normalisation on its own.
+def layer_parts(
+    parameter_names: Iterable[str], patterns: Sequence[str] | None = None, *, unit: LayerUnit = "module"
+) -> list[Part]:
+    """One part a layer, in module order; together the layers hold every parameter exactly once.
 
-    A layer is a module that owns parameters, so its name is the parameters' without the last component.
+    ==========  ==========================================================  ===========================================
+    unit        a layer is                                                  of a ResNet
+    ==========  ==========================================================  ===========================================
+    ``tensor``  one parameter tensor, under its full name                   ``layer1.0.bn1.weight``, ``fc.bias``, …
+    ``module``  a module that owns parameters: a convolution or linear map  ``layer1.0.conv1``, ``layer1.0.bn1``, …
+                with its bias, a normalisation on its own
+    ``stage``   all that lies below one name of the outermost module        ``conv1``, ``bn1``, ``layer1``, …, ``fc``
+    ==========  ==========================================================  ===========================================
+
+    Where every parameter lies below one and the same module (``net.layer1…``, ``net.fc``), a stage is one level further
+    in, so that a wrapper does not hide the stages.
 
     Args:
         parameter_names: names of the trainable parameters, in module order.
-        patterns: globs over layer names, for example ``layer3.*``; all layers by default.
+        patterns: globs over the names of the layers, for example ``layer3.*``; all layers by default.
+        unit: what makes a layer.
 
     Raises:
-        LandscapeError: a pattern matches no layer; the nearest names are quoted.
+        LandscapeError: a pattern matches no layer, the nearest names are quoted; or an unknown unit.
     """
+    if unit not in get_args(LayerUnit):
+        raise LandscapeError(f"unit='{unit}': a layer is a {', a '.join(get_args(LayerUnit))}")
+    names = list(parameter_names)
+    shared = _shared_components(names)
     members: dict[str, list[str]] = {}
-    for name in parameter_names:
-        members.setdefault(name.rpartition(".")[0] or name, []).append(name)
+    for name in names:
+        owners = name.split(".")[:-1]
+        layer = ".".join(owners[: shared + 1] if unit == "stage" else owners)
+        members.setdefault(layer if layer and unit != "tensor" else name, []).append(name)
     chosen = list(members)
     if patterns is not None:
         for pattern in patterns:
-            if not fnmatch.filter(members, pattern):
-                raise LandscapeError(f"no layer matches '{pattern}'{_nearest(pattern, list(members))}")
+            if not any(fnmatch.fnmatchcase(layer, pattern) for layer in members):
+                raise LandscapeError(f"no {_NOUNS[unit]} matches '{pattern}'{_nearest(pattern, list(members))}")
         chosen = [layer for layer in members if any(fnmatch.fnmatchcase(layer, pattern) for pattern in patterns)]
     return [Part(path=f"layer/{layer}", label=layer, parameters=tuple(members[layer])) for layer in chosen]
+
+
+def _shared_components(names: Sequence[str]) -> int:
+    """How many leading modules all parameters have in common."""
+    columns = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+_NOUNS = {"tensor": "tensor", "module": "layer", "stage": "stage"}
 
 
 def cross_parts(by_samples: Sequence[Part], by_parameters: Sequence[Part]) -> list[Part]:

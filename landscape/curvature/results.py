@@ -461,3 +461,39 @@ class PartSpectrum(Record):
     accuracy: float | None = None  # share of this part's samples that are classified correctly
     trace: TraceEstimate | None = None  # of the whole part and of every layer; None in files of landscape 0.1
     engine: str | None = None  # how products were made: traced, or double-backward
+
+
+@dataclass(frozen=True)
+class BatchSpectra(Record):
+    """Both ends of the Hessian's spectrum on mini-batches B, one row a batch, of L_B(θ) + ½ · weight_decay · ‖θ‖².
+
+    The penalty adds ``weight_decay`` to every eigenvalue and turns no eigenvector, since its Hessian is a multiple of
+    the identity on the parameters that it acts on.
+    """
+
+    values: Array  # (N, p) eigenvalues, ascending in each row: the k smallest, then the k largest; p = min(2k, n)
+    residuals: Array  # (N, p) ‖Hv − θv‖₂ of each, from a fresh product
+    losses: Array  # (N,) L_B + ½ · weight_decay · ‖θ‖², nats
+    gradient_norms: Array  # (N,) ‖∇‖₂ of the same
+    noise_floors: Array  # (N,) absolute; below it the sign of an eigenvalue means nothing
+    batch_size: int  # samples a batch
+    num_samples: int  # samples that the batches were drawn from
+    weight_decay: float  # coefficient of the penalty, the unit of an eigenvalue
+    tol: float  # relative tolerance asked of the residuals
+    num_matvecs: int  # products spent, all batches
+    seed: int  # of the draw and of the start vectors
+
+    @property
+    def lambda_min(self) -> Array:
+        """(N,) smallest eigenvalue of each batch."""
+        return np.asarray(self.values[:, 0])
+
+    @property
+    def lambda_max(self) -> Array:
+        """(N,) largest eigenvalue of each batch."""
+        return np.asarray(self.values[:, -1])
+
+    @property
+    def share_negative(self) -> float:
+        """Share of the batches with a certified negative eigenvalue, λ_min < −noise floor."""
+        return float(np.mean(self.lambda_min < -self.noise_floors))

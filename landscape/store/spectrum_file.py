@@ -1,15 +1,18 @@
-"""Spectra in HDF5, schema version 1: one file a checkpoint, one group a part, each part all there or not there.
+"""Spectra in HDF5, schema version 2: one file a checkpoint or a sweep over checkpoints, one group a part, each part all
+there or not there.
 
 ``docs/schema.md`` lists every group, dataset and attribute.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,22 +22,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landscape.atomic import atomic_replacement
-from landscape.curvature.results import PartSpectrum
+from landscape.curvature.results import BatchSpectra, PartSpectrum
 from landscape.errors import LandscapeError, did_you_mean
 
 SCHEMA = "landscape-spectra"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 MetaValue = str | int | float | bool | Sequence[str] | Sequence[int] | Sequence[float] | NDArray[Any]
 """What ``/meta`` can hold: scalars become attributes, sequences become one-dimensional datasets."""
 
 # A set of samples, a set of parameters, or both; no second spelling such as "all/layer/conv1".
-_PART_PATH = re.compile(r"all|layer/[^/]+|(class|group)/[^/]+(/layer/[^/]+)?")
+_PART_PATH = re.compile(r"(epoch/(0|[1-9]\d*)/)?(all|layer/[^/]+|(class|group)/[^/]+(/layer/[^/]+)?)")
+
+
+def split_epoch(part: str) -> tuple[int | None, str]:
+    """``epoch/10/class/3`` as ``(10, "class/3")``; a part of a single checkpoint has no epoch."""
+    match = re.match(r"epoch/(\d+)/", part)
+    return (int(match[1]), part[match.end() :]) if match else (None, part)
+
+
+def epoch_prefix(epoch: int | None) -> str:
+    """What stands before the parts of one checkpoint of a sweep: ``epoch/10/``; nothing for a single checkpoint."""
+    return "" if epoch is None else f"epoch/{epoch}/"
 
 
 @dataclass(frozen=True)
 class SpectrumFile:
-    """The spectra of one checkpoint on disk; made by :meth:`create` or :meth:`open`, one writer at a time.
+    """The spectra of a checkpoint, or of a sweep: made by :meth:`create` or :meth:`open`; one writer at a time.
+
+    In a sweep every part lies below ``epoch/<n>/``.
 
     Every write copies the file, adds to the copy and renames it over the original, so the file under its own name is
     whole at every moment and a killed run loses only the part it was computing. The price is one copy of the file a
@@ -79,10 +95,61 @@ class SpectrumFile:
         with _open_checked(path) as file:
             return cls(path, _read_meta(file["meta"]))
 
+    @property
+    def is_sweep(self) -> bool:
+        """Whether the parts are those of several checkpoints, each below its epoch."""
+        return "epochs" in self.meta
+
     def complete_parts(self) -> list[str]:
-        """Paths of the parts that are there in full, in the order in which they were first written."""
+        """Paths of the parts that are there in full: epochs ascending, parts in the order of their first writing."""
         with _open_checked(self.path) as file:
             return [path for path, group in _walk_parts(file["spectra"]) if _is_complete(group)]
+
+    def part_sizes(self) -> dict[str, tuple[int, int]]:
+        """Samples and parameters of every complete part, without reading the rest."""
+        with _open_checked(self.path) as file:
+            return {
+                path: (int(group.attrs["num_samples"]), int(group.attrs["num_parameters"]))
+                for path, group in _walk_parts(file["spectra"])
+                if _is_complete(group)
+            }
+
+    def measured_epochs(self) -> list[int]:
+        """Epochs of a sweep that have something complete, parts or mini-batches, ascending."""
+        with _open_checked(self.path) as file:
+            found = {split_epoch(path)[0] for path, group in _walk_parts(file["spectra"]) if _is_complete(group)}
+            found |= {epoch for epoch, _ in _walk_batches(file["spectra"])}
+        return sorted(epoch for epoch in found if epoch is not None)
+
+    def latest_epoch(self) -> int | None:
+        """The last epoch of a sweep that has complete parts; ``None`` outside a sweep."""
+        epochs = [epoch for epoch, _ in map(split_epoch, self.complete_parts()) if epoch is not None]
+        return max(epochs, default=None)
+
+    def update_meta(self, changes: Mapping[str, MetaValue]) -> Self:
+        """The same file with some entries of ``meta`` added or replaced, as a sweep needs when it grows.
+
+        Raises:
+            LandscapeError: the file cannot be written.
+            TypeError: as :meth:`create`.
+        """
+        with self._rewritten() as file:
+            group = file["meta"]
+            for key in changes:
+                if key in group.attrs:
+                    del group.attrs[key]
+                elif key in group:
+                    del group[key]
+            _write_meta(group, changes)
+        return type(self).open(self.path)
+
+    @contextmanager
+    def _rewritten(self) -> Iterator[h5py.File]:
+        """A copy to change, which replaces the file when the body succeeds."""
+        with atomic_replacement(self.path) as temporary:
+            shutil.copy(self.path, temporary)
+            with h5py.File(temporary, "r+") as file:
+                yield file
 
     def write_part(self, spectrum: PartSpectrum) -> None:
         """Add one part, or replace it where it stands; the layers stored below it stay.
@@ -93,15 +160,33 @@ class SpectrumFile:
         if not _PART_PATH.fullmatch(spectrum.part) or {".", ".."} & set(spectrum.part.split("/")):
             raise LandscapeError(
                 f"'{spectrum.part}' is no part: expected 'all', 'class/3', 'group/tail', 'layer/conv1' "
-                "or 'class/3/layer/conv1'"
+                "or 'class/3/layer/conv1', in a sweep with 'epoch/10/' before it"
             )
-        with atomic_replacement(self.path) as temporary:
-            shutil.copy(self.path, temporary)
-            with h5py.File(temporary, "r+") as file:
-                group = _require_part_group(file["spectra"], spectrum.part)
-                _clear(group)
-                spectrum.to_hdf5(group)
-                group.attrs["complete"] = True
+        with self._rewritten() as file:
+            group = _require_part_group(file["spectra"], spectrum.part)
+            _clear(group)
+            spectrum.to_hdf5(group)
+            group.attrs["complete"] = True
+
+    def write_batches(self, record: BatchSpectra, epoch: int | None = None) -> None:
+        """Put mini-batch spectra in, or replace them: of the checkpoint, or of one epoch of a sweep.
+
+        Raises:
+            LandscapeError: the file cannot be written.
+        """
+        with self._rewritten() as file:
+            group = _require_part_group(file["spectra"], f"{epoch_prefix(epoch)}batches")
+            _clear(group)
+            record.to_hdf5(group)
+            group.attrs["complete"] = True
+
+    def read_batches(self, epoch: int | None = None) -> BatchSpectra | None:
+        """Mini-batch spectra of the checkpoint, or of one epoch of a sweep; ``None`` where there are none."""
+        with _open_checked(self.path) as file:
+            for found, group in _walk_batches(file["spectra"]):
+                if found == epoch:
+                    return BatchSpectra.from_hdf5(group)
+        return None
 
     def read_part(self, part: str) -> PartSpectrum:
         """Read one part.
@@ -115,10 +200,30 @@ class SpectrumFile:
                 raise LandscapeError(f"'{self.path}' has no part '{part}'{_nearest(part, list(parts))}")
             return self._read(part, parts[part])
 
-    def read_all(self) -> list[PartSpectrum]:
-        """Every complete part, in the order of :meth:`complete_parts`."""
+    def read_all(self, epoch: int | None = None) -> list[PartSpectrum]:
+        """Every complete part, or those of one epoch of a sweep, in the order of :meth:`complete_parts`.
+
+        Raises:
+            LandscapeError: the file has no such epoch, or is no sweep.
+        """
+        if epoch is not None and epoch not in (known := self.measured_epochs()):
+            held = f"it has {_short(known)}" if known else "it is no sweep, or empty"
+            raise LandscapeError(f"'{self.path}' has no epoch {epoch}: {held}")
         with _open_checked(self.path) as file:
-            return [self._read(path, group) for path, group in _walk_parts(file["spectra"]) if _is_complete(group)]
+            return [
+                self._read(path, group)
+                for path, group in _walk_parts(file["spectra"])
+                if _is_complete(group) and (epoch is None or split_epoch(path)[0] == epoch)
+            ]
+
+    def read_epoch(self, epoch: int | None = None) -> list[PartSpectrum]:
+        """The parts of one checkpoint, named without their epoch; of a sweep the last that was measured by default.
+
+        Raises:
+            LandscapeError: the file has no such epoch, or is no sweep.
+        """
+        spectra = self.read_all(self.latest_epoch() if epoch is None else epoch)
+        return [dataclasses.replace(spectrum, part=split_epoch(spectrum.part)[1]) for spectrum in spectra]
 
     def _read(self, part: str, group: h5py.Group) -> PartSpectrum:
         if not _is_complete(group):
@@ -166,6 +271,8 @@ def describe(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
             if record in group
         )
         seconds = sum(float(group.attrs["seconds"]) for _, group in complete)
+        batches = {epoch: len(group["values"]) for epoch, group in _walk_batches(file["spectra"])}
+        products += sum(int(group.attrs["num_matvecs"]) for _, group in _walk_batches(file["spectra"]))
     rows = [
         ("file", f"{spectra.path} ({spectra.path.stat().st_size / 1e6:.2f} MB)"),
         ("schema", f"{SCHEMA} {version}"),
@@ -174,6 +281,12 @@ def describe(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     rows.append(("parts", f"{len(complete)} complete" + _incomplete_note(len(parts) - len(complete))))
     for kind, members in _by_kind([part for part, _ in complete]).items():
         rows.append((f"  {kind}", f"{len(members)}: {_short(members, quote=False)}"))
+    if spectra.is_sweep:
+        counts = Counter(split_epoch(part)[0] for part, _ in complete)
+        each = [f"{epoch} ({counts[epoch]})" for epoch in spectra.measured_epochs()]
+        rows.append(("parts by epoch", _short(each, quote=False) or "none yet"))
+    for epoch, count in batches.items():
+        rows.append(("mini-batches", f"{count}" if epoch is None else f"{count} of epoch {epoch}"))
     if complete:
         rows.append(("verdicts", ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())))
         rows.append(("work", f"{products} Hessian products, {seconds:.0f} s"))
@@ -185,9 +298,9 @@ def _incomplete_note(count: int) -> str:
 
 
 def _by_kind(parts: Sequence[str]) -> dict[str, list[str]]:
-    """Group part paths by what they cut: 'class', 'layer', 'class × layer', ..."""
+    """Group part paths by what they cut, 'class', 'layer', 'class × layer', …; each once, whatever its epoch."""
     kinds: dict[str, list[str]] = {}
-    for part in parts:
+    for part in dict.fromkeys(split_epoch(part)[1] for part in parts):
         words = part.split("/")
         kinds.setdefault(" × ".join(words[::2]), []).append(" ".join(words[1::2]) or part)
     return kinds
@@ -232,8 +345,15 @@ def _is_complete(group: h5py.Group) -> bool:
 
 
 def _walk_parts(spectra: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
-    """Every part group, complete or not, in file order; a part's own layers follow it."""
+    """Every part group, complete or not: epochs ascending, else in file order; a part's own layers follow it."""
     for kind, members in spectra.items():
+        if kind == "batches":
+            continue
+        if kind == "epoch":
+            for epoch in sorted(members, key=int):
+                for path, group in _walk_parts(members[epoch]):
+                    yield f"{epoch_prefix(int(epoch))}{path}", group
+            continue
         named = [(kind, members)] if kind == "all" else [(f"{kind}/{name}", group) for name, group in members.items()]
         for path, group in named:
             yield path, group
@@ -242,11 +362,22 @@ def _walk_parts(spectra: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
                     yield f"{path}/layer/{name}", layer
 
 
+def _walk_batches(spectra: h5py.Group) -> Iterator[tuple[int | None, h5py.Group]]:
+    """The mini-batches of a checkpoint, or of every epoch of a sweep."""
+    places: list[tuple[int | None, h5py.Group]] = [(None, spectra)]
+    if "epoch" in spectra:
+        places += [(int(epoch), spectra["epoch"][epoch]) for epoch in sorted(spectra["epoch"], key=int)]
+    for epoch, group in places:
+        if "batches" in group and _is_complete(group["batches"]):
+            yield epoch, group["batches"]
+
+
 def _require_part_group(spectra: h5py.Group, part: str) -> h5py.Group:
     """The group of a part, made if need be; HDF5 lists names alphabetically unless a group tracks creation order."""
-    group = spectra
+    group, above = spectra, ""
     for name in part.split("/"):
-        group = group[name] if name in group else group.create_group(name, track_order=name in _CONTAINERS)
+        ordered = name in _CONTAINERS or above == "epoch"
+        group, above = group[name] if name in group else group.create_group(name, track_order=ordered), name
     return group
 
 

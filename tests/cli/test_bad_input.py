@@ -13,7 +13,7 @@ from support.runs import files_below, tiny_recipe, write_image_folder
 
 from landscape.training import train
 
-FEW = ("--pairs", "1", "--max-matvecs", "6", "--probes", "1", "--steps", "2")
+FEW = ("--pairs", "1", "--max-matvecs", "6", "--probes", "1", "--max-probes", "1", "--steps", "2")
 
 
 @pytest.fixture(scope="module")

@@ -12,18 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 import rich_click as click
 from landscape_cli.main import cli
 from landscape_cli.plot import matches
+from support.certified import with_certificates, with_layer_traces
 from support.command import Call, make_call
 from support.runs import StopAfter, files_below, tiny_recipe, write_image_folder
+from support.spectra import part_spectrum
 
+from landscape.curvature.results import Descent
 from landscape.models import build_model
 from landscape.store import SpectrumFile
 from landscape.training import evaluate, load_checkpoint, read_history, train
 
-MEASURE = ("--pairs", 1, "--tol", 0.05, "--max-matvecs", 12, "--probes", 2, "--steps", 6)
+MEASURE = ("--pairs", 1, "--tol", 0.05, "--max-matvecs", 12, "--probes", 2, "--max-probes", 2, "--steps", 6)
 TRAIN = ("--data", "digits", "--imbalance", "exp:10", "--model", "mlp", "--lr", 0.05, "--batch-size", 64)
 COMMANDS = ["demo", "train", "evaluate", "spectrum", "saddle", "plot", "info"]
 
@@ -45,7 +49,7 @@ def spectra(run: Path) -> Path:
     from landscape.curvature import MeasureSettings
     from landscape.study import StudyPlan, open_subject, run_study
 
-    settings = MeasureSettings(num_pairs=1, tol=0.05, max_matvecs=12, num_probes=2, num_steps=6)
+    settings = MeasureSettings(num_pairs=1, tol=0.05, max_matvecs=12, num_probes=2, max_probes=2, num_steps=6)
     path = run.parent / "x.h5"
     run_study(open_subject(run), StudyPlan(whole=True, classes="0,5,9", settings=settings), path)
     return path
@@ -190,11 +194,12 @@ def test_saddle_prints_every_number_as_json(call: Call, spectra: Path) -> None:
 
 def test_a_single_probe_has_no_interval_and_json_says_null(call: Call, run: Path, tmp_path: Path) -> None:
     file = tmp_path / "one.h5"
-    few = ("--pairs", 1, "--tol", 0.05, "--max-matvecs", 12, "--probes", 1, "--steps", 4)
+    few = ("--pairs", 1, "--tol", 0.05, "--max-matvecs", 12, "--probes", 1, "--max-probes", 1, "--steps", 4)
     assert call("spectrum", run, "--classes", 9, *few, "-o", file).code == 0
     (report,) = strict_json(call("saddle", file, "--json").out)
     assert report["trace_standard_error"] is None
-    assert "nan" not in call("saddle", file).out
+    assert "±∞" in call("saddle", file).out
+    assert not re.search("nan|inf", call("saddle", file, "--errors").out)
 
 
 def test_spectrum_goes_on_with_what_is_missing(call: Call, run: Path, tmp_path: Path) -> None:
@@ -206,6 +211,212 @@ def test_spectrum_goes_on_with_what_is_missing(call: Call, run: Path, tmp_path: 
     assert "1 part, 12 images" in second.out
     assert SpectrumFile.open(file).complete_parts() == ["class/0", "class/9"]
     assert "spectrum" in SpectrumFile.open(file).meta["command"]
+
+
+# ---------------------------------------------------------------------- sweeps, mini-batches, budgets
+
+
+@pytest.fixture(scope="module")
+def epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("epochs") / "run"
+    train(tiny_recipe(schedule={"epochs": 3}, run={"save_every": 1}), folder)
+    return folder
+
+
+def test_a_sweep_from_the_shell_and_the_epoch_that_came_later(call: Call, epochs: Path, tmp_path: Path) -> None:
+    files, sweep = [epochs / f"epoch-000{n}.safetensors" for n in (1, 2, 3)], tmp_path / "sweep.h5"
+    first = call("spectrum", *files[:2], "--classes", "0,9", *MEASURE, "-o", sweep)
+    assert first.code == 0, first.err
+    assert "4 parts over 2 checkpoints, 268 images" in first.out
+    assert "  epoch 2, 9 (4/4)" in first.out
+    assert "epoch 2 of 2; all of them: landscape saddle" in first.out
+    # One more checkpoint for a file that is a sweep.
+    later = call("spectrum", files[2], "--classes", "0,9", *MEASURE, "-o", sweep)
+    assert later.code == 0, later.err
+    assert SpectrumFile.open(sweep).measured_epochs() == [1, 2, 3]
+
+    table = call("saddle", sweep)
+    assert [line.split()[:2] for line in table.out.splitlines() if re.match(r" *\d", line)] == [
+        [str(epoch), c] for epoch in (1, 2, 3) for c in ("0", "9")
+    ]
+    assert re.search(r"^ *epoch +part", table.out, flags=re.MULTILINE)
+    only = strict_json(call("saddle", sweep, "--epoch", 2, "--json").out)
+    assert [(part["part"], part["epoch"]) for part in only] == [("epoch/2/class/0", 2), ("epoch/2/class/9", 2)]
+    info = call("info", sweep).out
+    assert "1 (2), 2 (2), 3 (2)" in info
+    refused = call("saddle", sweep, "--epoch", 8)
+    assert (refused.code, "has no epoch 8: it has 1, 2, 3" in refused.err) == (1, True)
+
+    drawn = call("plot", sweep, "-o", tmp_path / "f.png")
+    assert drawn.code == 0, drawn.err
+    assert "is a sweep: drawn is epoch 3, --epoch N takes another" in drawn.out
+    for kind in ("density", "classes"):
+        chosen = call("plot", sweep, "--epoch", 1, "--kind", kind, "--parts", "class/*", "-o", tmp_path / f"{kind}.png")
+        assert chosen.code == 0, chosen.err
+        assert "is a sweep" not in chosen.out
+    with h5py.File(tmp_path / "classes.png.h5") as arrays:
+        smallest = SpectrumFile.open(sweep).read_part("epoch/1/class/9").saddle.lambda_min
+        assert arrays["lambda_min"][0, 1] == smallest
+    refused = call("plot", sweep, "--epoch", 8, "-o", tmp_path / "g.png")
+    assert (refused.code, "has no epoch 8" in refused.err) == (1, True)
+
+
+def test_mini_batches_from_the_shell(call: Call, run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.h5"
+    words = ("spectrum", run, "--batch-size", 50, "--weight-decay", 0.25, *MEASURE, "-o", file)
+    first = call(*words, "--per-batch", 2)
+    assert first.code == 0, first.err
+    assert "2 mini-batches: " in first.out
+    assert "landscape info" in first.out
+    second = call(*words, "--per-batch", 4)
+    assert second.code == 0, second.err
+    assert "mini-batches 3 to 4" in second.out
+    record = SpectrumFile.open(file).read_batches()
+    assert record is not None
+    table = call("saddle", file)
+    assert re.search(r" 4 +50 +λ_max", table.out)
+    for value in (record.lambda_max.max(), record.lambda_min.min()):
+        assert f"{value:.3g}" in table.out
+    share = f"λ_min < −floor in {record.share_negative:.0%} of the batches; with the penalty of weight decay 0.25"
+    assert share in table.out
+    (report,) = strict_json(call("saddle", file, "--json").out)
+    assert report["part"] == "batches"
+    assert report["values"] == record.values.tolist()
+    assert (report["weight_decay"], report["batch_size"]) == (0.25, 50)
+    refused = call("spectrum", run, "--per-batch", 2, "--batch-size", 500, *MEASURE, "-o", tmp_path / "y.h5")
+    assert (refused.code, "batch size 500: there are 494 images" in refused.err) == (1, True)
+    assert not (tmp_path / "y.h5").exists()
+
+
+def test_a_budget_from_the_shell(call: Call, run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.h5"
+    words = ("spectrum", run, "--classes", "0,9", "--pairs", 1, "--tol", 0.05, "--max-matvecs", 12, "--probes", 2,
+             "--steps", 6, "--target", 0.001, "-o", file)  # fmt: skip
+    refused = call(*words, "--budget", "1passes")
+    assert refused.code == 1
+    assert "the budget of 1 pass does not hold the least that is measured: 2 parts of about 24 products" in refused.err
+    assert "--max-samples" in refused.err
+    assert not file.exists()
+    held = call(*words, "--budget", "60passes")
+    assert held.code == 0, held.err
+    assert "data passes" in held.out
+    meta = SpectrumFile.open(file).meta
+    assert (meta["budget"], meta["max_probes"], meta["target"]) == ("60 passes", 12, 0.001)
+
+
+def test_layers_by_unit_from_the_shell(call: Call, run: Path, tmp_path: Path) -> None:
+    words = ("spectrum", run, "--max-samples", 20, *MEASURE)
+    assert call(*words, "--layers", "fc*.bias", "--layer-unit", "tensor", "-o", tmp_path / "x.h5").code == 0
+    assert SpectrumFile.open(tmp_path / "x.h5").complete_parts() == ["layer/fc1.bias", "layer/fc2.bias"]
+    refused = call(*words, "--layer-unit", "stage", "-o", tmp_path / "y.h5")
+    assert (refused.code, "add --per-layer or --layers" in refused.err) == (1, True)
+
+
+# ---------------------------------------------------------------------- errors, layers, reasons
+
+
+@pytest.fixture
+def certified(tmp_path: Path) -> Path:
+    """Two parts with every further check, one without."""
+    file = SpectrumFile.create(tmp_path / "c.h5", {"loss": "ce"})
+    small = {"num_parameters": 60, "num_probes": 3, "num_steps": 8}
+    file.write_part(with_layer_traces(with_certificates(part_spectrum("class/0", "ant", **small))))
+    file.write_part(with_layer_traces(with_certificates(part_spectrum("class/1", "bee", **small)), scale=2.0))
+    file.write_part(part_spectrum("class/2", "cat", **small))
+    return file.path
+
+
+def test_the_two_kinds_of_error_are_told_apart(call: Call, certified: Path) -> None:
+    ant, _, cat = SpectrumFile.open(certified).read_all()
+    table = call("saddle", certified, "--errors")
+    assert table.code == 0
+    rows = {line.split()[0]: line for line in table.out.split("M₋")[1].splitlines() if line.strip()}
+    saddle, sampling = ant.saddle, ant.saddle.certificates.sampling
+    mass, _ = ant.density.integrate(lambda x: np.maximum(-x, 0.0))
+    expected = [
+        (saddle.lambda_max, saddle.lambda_max_residual, sampling.lambda_max),
+        (saddle.lambda_min, saddle.lambda_min_residual, sampling.lambda_min),
+        (saddle.trace, saddle.trace_standard_error, sampling.trace),
+        (saddle.negative_mass.value, mass.std(ddof=1) / 3**0.5, sampling.negative_mass),
+    ]
+    found = re.findall(r"(-?[\d.e+]+) ±([\d.e-]+) ±([\d.e-]+)", rows["ant"])
+    assert len(found) == 4
+    for texts, numbers in zip(found, expected, strict=True):
+        assert [float(text) for text in texts] == pytest.approx(numbers, rel=0.06)
+    # What was not measured is a dash, never a zero.
+    assert rows["cat"].count("±–") == 4
+    assert f"{cat.saddle.lambda_max:.3g}" in rows["cat"]
+    assert "12 blocks" in table.out
+
+
+@pytest.mark.parametrize("width", ["60", "80", "200"])
+def test_no_table_is_wider_than_the_terminal(
+    call: Call, certified: Path, monkeypatch: pytest.MonkeyPatch, width: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    outcome = call("saddle", certified, "--errors", "--layers")
+    assert outcome.code == 0
+    assert max(len(line) for line in outcome.out.splitlines()) <= int(width)
+    for name in ("ant", "bee", "cat", "λ_min", "conv1"):
+        assert name in outcome.out
+
+
+def test_traces_of_all_layers_with_their_errors(call: Call, certified: Path) -> None:
+    out = call("saddle", certified, "--layers").out
+    assert re.search(r"layer +ant +bee *$", out, flags=re.MULTILINE)
+    # Layers of 40 in all; the name with brackets is no markup.
+    assert re.search(r"conv1 +11±1 +28% +22±2 +28%", out)
+    assert re.search(r"bn1 +-1±1 +-2% +-2±2 +-2%", out)
+    assert re.search(r"\[odd\] name +2±1 +5% +4±2 +5%", out)
+    assert re.search(r"fc +28±2 +70% +56±4 +70%", out)
+
+
+def test_a_file_without_layer_traces_says_so(call: Call, tmp_path: Path) -> None:
+    file = SpectrumFile.create(tmp_path / "x.h5", {})
+    file.write_part(part_spectrum("all", "all", num_parameters=60, num_probes=2, num_steps=6))
+    assert "no layer traces in this file" in call("saddle", file.path, "--layers").out
+
+
+def test_reasons_list_every_check(call: Call, certified: Path) -> None:
+    out = call("saddle", certified, "--reasons").out
+    low = SpectrumFile.open(certified).read_part("class/0").saddle.lambda_min
+    for words in (
+        f"ε² = {1.0001 * low:.3g} along v_min, as λ_min = {low:.3g}",
+        "a step of -0.1 along v_min lowers the loss by 0.05",
+        "below −1.5e-03: between 1.00% and 1.50% of the eigenvalues",
+        f"vᵀGv = 0.25 along v_min, vᵀ(H−G)v = {low - 0.25:.3g}",
+        "tr G = 123±4",
+        f"{low:.3g} where the direction was sought, {0.5 * low:.3g}±",
+        "on the 250 other images (p = 2e-07 that it is not negative)",
+        "move λ_max by 6.5, λ_min by 0.75, the trace by 31, M₋ by 2.2 (12 blocks left out in turn)",
+    ):
+        assert words in out, words
+    # A part without the checks has its reason alone.
+    assert out.count("without derivatives") == 2
+
+
+def test_reasons_say_when_a_check_fails(call: Call, tmp_path: Path) -> None:
+    part = part_spectrum("all", "all", num_parameters=60, num_probes=2, num_steps=6)
+    level = Descent(np.array([-0.1, 0.0, 0.1]), np.array([2.0, 1.0, 3.0]))
+    failed = with_certificates(
+        part, second_difference=0.3, second_difference_error=0.01, descent=level, split_half=None, sampling=None
+    )
+    file = SpectrumFile.create(tmp_path / "x.h5", {})
+    file.write_part(failed)
+    out = call("saddle", file.path, "--reasons").out
+    assert "0.3±0.01 along v_min, not λ_min" in out
+    assert "no step along ±v_min lowers the loss" in out
+    assert "split half" not in out
+    assert "another draw" not in out
+
+
+def test_json_holds_the_checks_and_the_layers(call: Call, certified: Path) -> None:
+    ant, bee, cat = strict_json(call("saddle", certified, "--json").out)
+    assert ant["certificates"]["descent"]["steps"] == [-0.2, -0.1, 0.0, 0.1, 0.2]
+    assert ant["certificates"]["fraction_below"] == {"value": 0.0125, "low": 0.01, "high": 0.015}
+    assert ant["certificates"]["sampling"]["num_blocks"] == 12
+    assert bee["layer_traces"][2] == {"layer": "[odd] name", "trace": 4.0, "standard_error": pytest.approx(2.0)}
+    assert (cat["certificates"], cat["layer_traces"], cat["functional_share"]) == (None, None, None)
 
 
 # ---------------------------------------------------------------------- plot
@@ -297,7 +508,9 @@ def test_help_mentions_every_option(call: Call, name: str) -> None:
     "words",
     ["frobnicate", "train --frobnicate", "train", "spectrum", "plot x.h5", "train --lr fast -o x",
      "train --loss hinge -o x", "train a b -o x", "spectrum x --tol 0 -o x.h5", "spectrum x --probes 0 -o x.h5",
-     "plot x.h5 --kind pie -o x.pdf"],
+     "plot x.h5 --kind pie -o x.pdf", "spectrum x --budget 10 -o x.h5", "spectrum x --budget 5parsecs -o x.h5",
+     "spectrum x --probes 5 --max-probes 4 -o x.h5", "spectrum x --layer-unit block -o x.h5",
+     "spectrum x --per-batch 0 -o x.h5", "spectrum x --target 0 -o x.h5", "saddle x.h5 --epoch -1"],
 )  # fmt: skip
 def test_a_wrong_call_exits_with_2(call: Call, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -329,6 +542,8 @@ def test_interrupting_exits_with_1_and_says_how_to_go_on(
     kept = {"train": tmp_path / "r" / "resume.pt", "spectrum": tmp_path / "x.h5"}.get(name)
     if kept is not None:
         kept.parent.mkdir(exist_ok=True)
+        if name == "spectrum":
+            SpectrumFile.create(kept, {})
         kept.touch()
     outcome = call(name, *words)
     assert outcome.code == 1
@@ -353,7 +568,7 @@ def test_the_scale_of_a_foreign_checkpoint_reaches_the_file(
         "def mlp():\n    return build_model('mlp', num_classes=10, in_channels=1, image_size=8)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    few = ("--pairs", 1, "--max-matvecs", 6, "--probes", 1, "--steps", 2, "--max-samples", 8)
+    few = ("--pairs", 1, "--max-matvecs", 6, "--probes", 1, "--max-probes", 1, "--steps", 2, "--max-samples", 8)
     named = ("--model", "nets_scaled:mlp", "--data", "digits", "--normalize", "0.5/0.5", "--logit-scale", 30)
     assert call("spectrum", run, *named, *few, "-o", tmp_path / "x.h5").code == 0
     assert SpectrumFile.open(tmp_path / "x.h5").meta["logit_scale"] == 30.0

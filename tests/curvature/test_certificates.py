@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy import stats
-from support.certified import certified
+from support.certification import certified
 from support.problems import LABELS, NUM_SAMPLES, function_problem, small_loss, small_problem
 from torch import Tensor, nn
 

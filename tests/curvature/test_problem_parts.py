@@ -11,6 +11,7 @@ from landscape.curvature import (
     resolve_classes,
     whole_part,
 )
+from landscape.curvature.parts import LayerUnit
 from landscape.errors import LandscapeError
 from landscape.models import build_model
 
@@ -123,3 +124,66 @@ def test_cuts_compose() -> None:
     last = crossed[-1]
     assert (last.label, last.samples.tolist(), last.parameters) == ("truck · head", [0, 4, 5], ("head.weight",))
     assert (whole_part().path, whole_part().samples, whole_part().parameters) == ("all", None, None)
+
+
+# ---------------------------------------------------------------------- what makes a layer
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("resnet20", ["conv1", "bn1", "layer1", "layer2", "layer3", "head"]),
+        ("resnet18", ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"]),
+        ("convnet", ["conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "head"]),
+        ("mlp", ["fc1", "fc2", "head"]),
+    ],
+)
+def test_stages_of_the_networks_here(name: str, stages: list[str]) -> None:
+    model = build_model(name, num_classes=4)
+    names = [parameter for parameter, _ in model.named_parameters()]
+    parts = layer_parts(names, unit="stage")
+    assert [part.label for part in parts] == stages
+    assert sum((part.parameters for part in parts), ()) == tuple(names)
+    # Behind a wrapper the stages are the same, one level down.
+    wrapped = layer_parts([f"net.{parameter}" for parameter in names], unit="stage")
+    assert [part.label for part in wrapped] == [f"net.{stage}" for stage in stages]
+
+
+@pytest.mark.parametrize(
+    ("unit", "labels"),
+    [
+        ("tensor", PARAMETERS),
+        ("module", ["scale", "conv1", "bn1", "layer1.0.conv", "head"]),
+        ("stage", ["scale", "conv1", "bn1", "layer1", "head"]),
+    ],
+)
+def test_every_unit_cuts_the_same_parameters(unit: LayerUnit, labels: list[str]) -> None:
+    parts = layer_parts(PARAMETERS, unit=unit)
+    assert [part.label for part in parts] == labels
+    assert [part.path for part in parts] == [f"layer/{label}" for label in labels]
+    assert sum((part.parameters for part in parts), ()) == tuple(PARAMETERS)
+
+
+def test_a_single_layer_is_one_stage_and_one_module() -> None:
+    names = ["body.linear.weight", "body.linear.bias"]
+    for unit in ("module", "stage"):
+        assert [(p.label, p.parameters) for p in layer_parts(names, unit=unit)] == [("body.linear", tuple(names))]
+    assert [p.label for p in layer_parts(names, unit="tensor")] == names
+
+
+def test_parameters_of_a_container_belong_to_its_stage_but_are_a_module_of_their_own() -> None:
+    names = ["encoder.position", "encoder.block.weight", "head.weight"]
+    module = {p.label: p.parameters for p in layer_parts(names)}
+    stage = {p.label: p.parameters for p in layer_parts(names, unit="stage")}
+    assert module["encoder"] == ("encoder.position",)
+    assert stage["encoder"] == ("encoder.position", "encoder.block.weight")
+
+
+def test_globs_speak_of_the_unit() -> None:
+    assert [p.label for p in layer_parts(PARAMETERS, ["*.bias"], unit="tensor")] == ["bn1.bias", "layer1.0.conv.bias"]
+    with pytest.raises(LandscapeError, match=r"no stage matches 'layer1\.\*'; did you mean 'layer1'"):
+        layer_parts(PARAMETERS, ["layer1.*"], unit="stage")
+    with pytest.raises(LandscapeError, match=r"no tensor matches 'bn1'"):
+        layer_parts(PARAMETERS, ["bn1"], unit="tensor")
+    with pytest.raises(LandscapeError, match="unit='block': a layer is a tensor, a module, a stage"):
+        layer_parts(PARAMETERS, unit="block")  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.certified import certified
+from support.certification import certified
 from support.matrices import with_spectrum
 from support.problems import function_problem
 from torch import Tensor, nn

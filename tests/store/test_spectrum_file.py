@@ -13,12 +13,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from support.certified import with_certificates, with_layer_traces
 from support.spectra import CIFAR10_CLASSES, part_spectrum
 
 from landscape.atomic import atomic_replacement
-from landscape.curvature.results import Eigenpairs, PartSpectrum, Record
+from landscape.curvature.results import BatchSpectra, Eigenpairs, PartSpectrum, Record
 from landscape.errors import LandscapeError
-from landscape.store import SpectrumFile, describe
+from landscape.store import SpectrumFile, describe, epoch_prefix, split_epoch
 
 SCHEMA_PAGE = Path(__file__).parents[2] / "docs" / "schema.md"
 META: dict[str, Any] = {
@@ -34,6 +35,23 @@ META: dict[str, Any] = {
 def small_part(part: str, **changes: Any) -> PartSpectrum:
     return dataclasses.replace(
         part_spectrum(num_parameters=40, num_probes=2, num_steps=6), part=part, label=part, **changes
+    )
+
+
+def batches(count: int = 3, weight_decay: float = 0.0) -> BatchSpectra:
+    rng = np.random.default_rng(count)
+    return BatchSpectra(
+        values=np.sort(rng.normal(size=(count, 4)), axis=1) + weight_decay,
+        residuals=rng.random((count, 4)),
+        losses=rng.random(count),
+        gradient_norms=rng.random(count),
+        noise_floors=np.full(count, 1e-4),
+        batch_size=128,
+        num_samples=5000,
+        weight_decay=weight_decay,
+        tol=1e-3,
+        num_matvecs=90 * count,
+        seed=3,
     )
 
 
@@ -195,8 +213,10 @@ def test_incomplete_part_is_not_read_and_is_rewritten_around_its_layers(spectra:
 
 
 @pytest.mark.parametrize(
-    "part", ["", "class", "class/3/", "/all", "all/layer/fc", "class/3/pairs", "class/..", "layer/.", "stage/1"]
-)
+    "part",
+    ["", "class", "class/3/", "/all", "all/layer/fc", "class/3/pairs", "class/..", "layer/.", "stage/1", "batches",
+     "epoch/3", "epoch/x/all", "epoch/03/all", "epoch/3/epoch/4/all", "class/3/epoch/1", "epoch/-1/all"],
+)  # fmt: skip
 def test_part_paths_outside_the_schema_are_refused(spectra: SpectrumFile, part: str) -> None:
     with pytest.raises(LandscapeError, match=f"'{re.escape(part)}' is no part"):
         spectra.write_part(small_part(part))
@@ -230,14 +250,14 @@ def test_files_that_are_not_ours(tmp_path: Path, spectra: SpectrumFile) -> None:
         file["weights"] = [1.0]
     shutil.copy(spectra.path, newer)
     with h5py.File(newer, "r+") as file:
-        file.attrs["schema_version"] = 2
+        file.attrs["schema_version"] = 3
     cut.write_bytes(spectra.path.read_bytes()[:1000])
     for path, words in [
         (missing, "no file"),
         (text, "not an HDF5 file"),
         (tmp_path, "not an HDF5 file"),
         (foreign, "holds no spectra"),
-        (newer, "schema version 2, this landscape reads up to 1: upgrade"),
+        (newer, "schema version 3, this landscape reads up to 2: upgrade"),
         (cut, "cut short"),
     ]:
         with pytest.raises(LandscapeError, match=words) as caught:
@@ -295,7 +315,7 @@ def test_describe_tells_what_is_there(tmp_path: Path) -> None:
     for part in ("all", "class/0", "class/1", "class/1/layer/fc"):
         spectra.write_part(small_part(part))
     rows = dict(describe(spectra.path))
-    assert rows["schema"] == "landscape-spectra 1"
+    assert rows["schema"] == "landscape-spectra 2"
     assert rows["loss"] == "ce"
     assert rows["class_names"] == "airplane, automobile, bird, cat, deer, ..., ship, truck"
     assert rows["parts"] == "4 complete"
@@ -305,16 +325,92 @@ def test_describe_tells_what_is_there(tmp_path: Path) -> None:
     assert rows["work"] == f"{4 * (60 + 12)} Hessian products, 6 s"
 
 
+# ---------------------------------------------------------------------- sweeps and mini-batches
+
+
+def test_parts_of_a_sweep_come_back_by_epoch(spectra: SpectrumFile) -> None:
+    parts = ["epoch/10/class/10", "epoch/9/all", "epoch/9/class/3/layer/fc", "epoch/10/class/9", "epoch/100/layer/a.b"]
+    written = {part: small_part(part, seconds=float(i)) for i, part in enumerate(parts)}
+    for spectrum in written.values():
+        spectra.write_part(spectrum)
+    assert spectra.complete_parts() == [
+        "epoch/9/all",
+        "epoch/9/class/3/layer/fc",
+        "epoch/10/class/10",
+        "epoch/10/class/9",
+        "epoch/100/layer/a.b",
+    ]
+    for part, spectrum in written.items():
+        assert_same(spectra.read_part(part), spectrum)
+    assert [s.part for s in spectra.read_all()] == spectra.complete_parts()
+    assert [s.part for s in spectra.read_all(10)] == ["epoch/10/class/10", "epoch/10/class/9"]
+    assert [s.part for s in spectra.read_epoch(9)] == ["all", "class/3/layer/fc"]
+    assert (spectra.measured_epochs(), spectra.latest_epoch()) == ([9, 10, 100], 100)
+    assert spectra.part_sizes() == dict.fromkeys(spectra.complete_parts(), (500, 40))
+    with pytest.raises(LandscapeError, match="has no epoch 11: it has 9, 10, 100"):
+        spectra.read_all(11)
+    with pytest.raises(LandscapeError, match="did you mean 'epoch/10/class/9'"):
+        spectra.read_part("epoch/10/class/8")
+
+
+def test_epochs_of_part_paths() -> None:
+    assert split_epoch("epoch/10/class/3/layer/fc") == (10, "class/3/layer/fc")
+    assert split_epoch("class/3") == (None, "class/3")
+    assert split_epoch("layer/epoch") == (None, "layer/epoch")
+    for epoch in (None, 0, 12):
+        assert split_epoch(f"{epoch_prefix(epoch)}all") == (epoch, "all")
+
+
+def test_mini_batches_come_back_and_are_no_part(spectra: SpectrumFile) -> None:
+    spectra.write_part(small_part("all"))
+    assert spectra.read_batches() is None
+    spectra.write_batches(batches(2))
+    assert_same(spectra.read_batches(), batches(2))
+    spectra.write_batches(batches(3))
+    assert_same(spectra.read_batches(), batches(3))
+    assert spectra.read_batches(5) is None
+    assert spectra.complete_parts() == ["all"]
+    spectra.write_batches(batches(4), 20)
+    spectra.write_part(small_part("epoch/5/all"))
+    assert_same(spectra.read_batches(20), batches(4))
+    assert (spectra.measured_epochs(), spectra.latest_epoch()) == ([5, 20], 5)
+    rows = describe(spectra.path)
+    assert ("mini-batches", "3") in rows
+    assert ("mini-batches", "4 of epoch 20") in rows
+    assert dict(rows)["work"].startswith(f"{2 * 72 + 90 * 7} Hessian products")
+
+
+def test_meta_can_grow_and_the_parts_stay(spectra: SpectrumFile) -> None:
+    spectra.write_part(small_part("all"))
+    grown = spectra.update_meta({"epochs": [1, 2], "seed": 9, "class_names": ["a"], "loss": ["two", "words"]})
+    assert (list(grown.meta["epochs"]), grown.meta["seed"], grown.meta["class_names"]) == ([1, 2], 9, ["a"])
+    assert grown.meta["loss"] == ["two", "words"]
+    assert grown.meta["weight_decay"] == META["weight_decay"]
+    assert (spectra.is_sweep, grown.is_sweep) == (False, True)
+    assert_same(grown.read_part("all"), small_part("all"))
+
+
+def test_files_of_version_1_are_read(spectra: SpectrumFile) -> None:
+    spectra.write_part(small_part("class/3"))
+    with h5py.File(spectra.path, "r+") as file:
+        file.attrs["schema_version"] = 1
+    old = SpectrumFile.open(spectra.path)
+    assert_same(old.read_epoch()[0], small_part("class/3"))
+    assert (old.is_sweep, old.read_batches()) == (False, None)
+
+
 def test_the_schema_page_names_everything_that_is_stored(spectra: SpectrumFile) -> None:
     part = small_part("class/3")
+    part = with_layer_traces(with_certificates(part))
     pairs = dataclasses.replace(part.pairs, vectors=np.eye(40, 13))
     spectra.write_part(dataclasses.replace(part, pairs=pairs))
+    spectra.write_batches(batches())
     page = SCHEMA_PAGE.read_text(encoding="utf-8")
     described = set(re.findall(r"`([a-z_]+)`", page))
     with h5py.File(spectra.path) as file:
         stored = set(file.attrs)
         file["spectra/class/3"].visititems(lambda path, item: stored.update([path.split("/")[-1], *item.attrs]))
-        stored |= set(file["spectra/class/3"].attrs)
+        stored |= {*file["spectra/class/3"].attrs, *file["spectra/batches"], *file["spectra/batches"].attrs}
     assert len(stored) > 40
     assert stored <= described, stored - described
 

@@ -1,46 +1,56 @@
-"""One part with all its certificates, in the steps that a measurement takes."""
+"""Parts with every further check filled in, as the command line shows them."""
 
 from __future__ import annotations
 
-import torch
+import dataclasses
+from typing import Any
 
-from landscape.curvature import (
+import numpy as np
+
+from landscape.curvature.results import (
     Certificates,
-    Eigenpairs,
-    HessianOperator,
+    Descent,
     Interval,
-    Problem,
-    SpectralDensity,
-    extreme_eigenpairs,
-    spectral_density,
+    PartSpectrum,
+    SamplingErrors,
+    SplitHalf,
+    TraceEstimate,
 )
-from landscape.curvature.certificates import certify
-from landscape.curvature.lanczos import tridiagonalize
-from landscape.curvature.sampling import SampleCurvature
+
+LAYERS = ("conv1", "bn1", "[odd] name", "fc")
 
 
-def _weight_below(density: SpectralDensity, threshold: float) -> Interval:
-    below, exact = density.integrate(lambda x: (x < -threshold).astype(float))
-    return Interval.from_samples((below + exact) / density.dimension)
+def with_certificates(spectrum: PartSpectrum, **changes: Any) -> PartSpectrum:
+    """The same part with made-up checks; ``changes`` replaces fields of :class:`Certificates`."""
+    low = spectrum.saddle.lambda_min
+    certificates = Certificates(
+        threshold=1.5e-3,
+        fraction_below=Interval(0.0125, 0.01, 0.015),
+        second_difference=1.0001 * low,
+        second_difference_error=1e-3 * abs(low),
+        descent=Descent(np.array([-0.2, -0.1, 0.0, 0.1, 0.2]), np.array([1.0, 0.75, 0.8, 0.9, 1.2])),
+        gauss_newton_curvature=0.25,
+        gauss_newton_trace=123.0,
+        gauss_newton_trace_standard_error=4.5,
+        split_half=SplitHalf(
+            found=low, confirmed=0.5 * low, standard_error=0.1 * abs(low), num_samples=250, p_value=2e-7
+        ),
+        sampling=SamplingErrors(num_blocks=12, lambda_max=6.5, lambda_min=0.75, trace=31.0, negative_mass=2.25),
+    )
+    certificates = dataclasses.replace(certificates, **changes)
+    return dataclasses.replace(spectrum, saddle=dataclasses.replace(spectrum.saddle, certificates=certificates))
 
 
-# Stands in for the enclosure, which has tests of its own.
-if not hasattr(SpectralDensity, "fraction_below"):
-    SpectralDensity.fraction_below = _weight_below
-
-
-def certified(
-    problem: Problem, num_probes: int = 2, floor: float = 0.0
-) -> tuple[Eigenpairs, SpectralDensity, Certificates]:
-    """Pairs, density and certificates; the probes of the density and those of the samples are the same in kind only."""
-    op = HessianOperator(problem, engine="double-backward")
-    pairs = extreme_eigenpairs(op, 2, tol=1e-6, max_matvecs=300)
-    density = spectral_density(op, num_probes=3, num_steps=40, deflate=pairs)
-    curvature = SampleCurvature(problem, pairs=pairs, max_probes=num_probes)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(num_probes):
-        signs = 2 * torch.randint(0, 2, (op.shape[0],), generator=generator) - 1
-        z = signs.to(dtype=op.dtype)
-        curvature.add_probe(z, z, tridiagonalize(op, z, 40))
-    found = certify(problem, pairs=pairs, density=density, curvature=curvature, loss=problem.value(), noise_floor=floor)
-    return pairs, density, found
+def with_layer_traces(spectrum: PartSpectrum, scale: float = 1.0) -> PartSpectrum:
+    """The same part with traces of four layers: scale · (11, −1, 2, 28), standard errors scale · (1, 1, 1, 2)."""
+    errors = np.array([1.0, 1.0, 1.0, 2.0])  # of two probes, whose mean is half their distance away from either
+    middle, offsets = np.array([1.0, -1.0, 2.0, 8.0]), np.array([10.0, 0.0, 0.0, 20.0])
+    rows = scale * np.stack([middle - errors, middle + errors])
+    trace = TraceEstimate(
+        samples=rows.sum(axis=1),
+        offset=scale * float(offsets.sum()),
+        layer_names=LAYERS,
+        layer_samples=rows,
+        layer_offsets=scale * offsets,
+    )
+    return dataclasses.replace(spectrum, trace=trace)
