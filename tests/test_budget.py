@@ -18,9 +18,12 @@ from landscape.study import Budget, Cost, Quiet, StudyPlan, Subject, Sweep, open
 from landscape.study.cost import refuse_small_budget
 from landscape.training import train
 
-# A part's least is 20 products for the pairs and two probes of 10.
-SETTINGS = MeasureSettings(num_pairs=1, max_matvecs=20, num_probes=2, max_probes=6, target=0.1, num_steps=10)
-LEAST = 20 + 2 * 10
+# A part's least is 20 products for the pairs, which are one probe, another probe of 10, and the certificates.
+SETTINGS = MeasureSettings(
+    num_pairs=1, max_matvecs=20, num_probes=2, max_probes=6, target=0.1, num_steps=10, num_trace_probes=0
+)
+LEAST = SETTINGS.expected_matvecs
+CERTIFICATES = LEAST - 20 - 10
 IMAGES = {"class/0": 122, "class/5": 33, "class/9": 12}  # of 494
 
 
@@ -50,25 +53,34 @@ class Made:
 
     def __init__(self, problem: Problem, settings: MeasureSettings, *, warm: Any, on_product: Any) -> None:
         self.problem, self.settings, self.on_product = problem, settings, on_product
-        self.probes = 0
+        self.num_probes, self.num_matvecs, self.finished = 0, 0, False
 
     @property
     def relative_width(self) -> float:
-        return self.widths.get(self.problem.num_samples, 0.0) / self.probes**0.5
+        return self.widths.get(self.problem.num_samples, 0.0) / self.num_probes**0.5
+
+    @property
+    def wants_probe(self) -> bool:
+        return self.num_probes < self.settings.max_probes and self.relative_width > self.settings.target
 
     def search(self) -> None:
+        self.log.append(("least", self.problem.num_samples))
+        self.num_probes, self.num_matvecs = 1, 20
         self.on_product(20)
 
     def add_probes(self, count: int = 1) -> None:
-        self.probes += count
-        self.log.append(("probe" if count == 1 else "least", self.problem.num_samples))
+        if self.num_probes >= self.settings.num_probes:
+            self.log.append(("probe", self.problem.num_samples))
+        self.num_probes += count
         self.on_product(count * self.settings.num_steps)
         time.sleep(count * self.seconds_a_probe)
 
     def finish(self, *, part: str, label: str, accuracy: float, keep_vectors: bool) -> PartSpectrum:
         self.log.append(("finish", self.problem.num_samples))
-        self.on_product(self.finish_products)
-        made = part_spectrum(part, label, num_parameters=40, num_probes=self.probes, num_steps=6)
+        if not self.finished:
+            self.on_product(CERTIFICATES + self.finish_products)
+            self.finished = True
+        made = part_spectrum(part, label, num_parameters=40, num_probes=self.num_probes, num_steps=6)
         sizes = {"num_samples": self.problem.num_samples, "num_parameters": self.problem.num_parameters}
         return dataclasses.replace(made, accuracy=accuracy, **sizes)
 
@@ -251,7 +263,7 @@ def test_the_cost_counts_images_products_and_what_more_probes_would_take(subject
     assert (cost.checkpoints, cost.parts, cost.batches) == (1, 3, 0)
     assert (cost.part_matvecs, cost.matvecs, cost.images) == (LEAST, 3 * LEAST, sum(IMAGES.values()))
     assert cost.passes == pytest.approx(passes(dict.fromkeys(IMAGES, LEAST)))
-    assert cost.most == (20 + 6 * 10) / LEAST
+    assert cost.most == 1 + 4 * 10 / LEAST
     assert cost.seconds > 0
     # The basis of one part: 8,970 float32 a vector.
     assert cost.bytes > 8970 * 4 * SETTINGS.num_steps
@@ -261,13 +273,13 @@ def test_the_cost_counts_images_products_and_what_more_probes_would_take(subject
 def test_a_budget_below_the_least_is_refused_with_what_would_fit(
     subject: Subject, tmp_path: Path, made: type[Made]
 ) -> None:
-    least = passes(dict.fromkeys(IMAGES, LEAST))  # 13.6 passes
+    least = passes(dict.fromkeys(IMAGES, LEAST))
     with pytest.raises(LandscapeError) as caught:
         run_study(subject, with_budget(0.8 * least), tmp_path / "x.h5")
     message = str(caught.value)
     assert len(message.splitlines()) == 2
-    assert "the budget of 11 passes does not hold the least" in message
-    assert "3 parts of about 40 products take about 14 passes" in message
+    assert f"the budget of {0.8 * least:.0f} passes does not hold the least" in message
+    assert f"3 parts of about {LEAST} products take about {least:.0f} passes" in message
     assert (made.log, files_below(tmp_path)) == ([], {})
     # Every way that it names fits.
     for flag in ("--max-samples", "--budget"):
@@ -280,12 +292,14 @@ def test_a_budget_below_the_least_is_refused_with_what_would_fit(
 
 def test_fewer_steps_are_named_where_they_fit() -> None:
     budget = Budget(100.0, "seconds")
-    settings = MeasureSettings(num_pairs=1, max_matvecs=20, num_probes=4, num_steps=100)
-    cost = Cost(1, 2, 0, 420, 840, 2000, 1e3, 200.0, 10, 1.0)
-    with pytest.raises(LandscapeError, match=r"--steps 47, or --budget 4min") as caught:
+    settings = MeasureSettings(num_pairs=1, max_matvecs=20, num_probes=5, num_steps=100, num_trace_probes=0)
+    least = settings.expected_matvecs
+    assert least == 420 + CERTIFICATES
+    cost = Cost(1, 2, 0, least, 2 * least, 2000, 1e3, 200.0, 10, 1.0)
+    with pytest.raises(LandscapeError, match=r"--steps 41, or --budget 4min") as caught:
         refuse_small_budget(budget, cost, StudyPlan(settings=settings), [(1000, 10), (1000, 10)])
     assert "--max-samples 500" in str(caught.value)
-    assert 20 + 4 * 47 <= 420 / 2
+    assert least / 2 >= 20 + 4 * 41 + CERTIFICATES
 
 
 @pytest.mark.parametrize(

@@ -334,6 +334,7 @@ def measured(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path
         ("max_probes", {"settings": dataclasses.replace(QUICK, max_probes=3)}),
         ("target", {"settings": dataclasses.replace(QUICK, target=0.2)}),
         ("num_steps", {"settings": dataclasses.replace(QUICK, num_steps=4)}),
+        ("num_trace_probes", {"settings": dataclasses.replace(QUICK, num_trace_probes=3)}),
         ("seed", {"settings": dataclasses.replace(QUICK, seed=1)}),
         ("radius", {"settings": dataclasses.replace(QUICK, radius=0.1)}),
     ],
@@ -352,7 +353,8 @@ def test_another_setting_is_refused_and_named(
 
 
 def test_every_setting_of_a_measurement_is_tried_above() -> None:
-    tried = {"num_pairs", "tol", "max_matvecs", "num_probes", "max_probes", "target", "num_steps", "seed", "radius"}
+    tried = {"num_pairs", "tol", "max_matvecs", "num_probes", "max_probes", "target", "num_steps", "num_trace_probes"}
+    tried |= {"seed", "radius"}
     assert {field.name for field in dataclasses.fields(MeasureSettings)} == tried
 
 

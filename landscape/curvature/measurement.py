@@ -41,15 +41,30 @@ class MeasureSettings:
     radius: float = STATIONARY_RADIUS  # share of ‖θ‖ within which a point counts as stationary
 
     @property
+    def search_matvecs(self) -> int:
+        """Products that the eigenpairs of a trained network usually take."""
+        return min(self.max_matvecs, 10 * self.num_pairs + 70)
+
+    @property
     def expected_matvecs(self) -> int:
         """Products, or as much work, that one part takes at least: pairs, density, trace, certificates."""
-        pairs = min(self.max_matvecs, 10 * self.num_pairs + 70)
+        # The search is the first probe.
         trace = max(0, self.num_trace_probes - self.num_probes + 1)
-        return pairs + (self.num_probes - 1) * self.num_steps + trace + _CERTIFICATES
+        return self.search_matvecs + (self.num_probes - 1) * self.num_steps + trace + _CERTIFICATES
 
 
 # What split halves, curvatures of single samples and losses along v_min take, in products.
 _CERTIFICATES = 45
+
+
+@dataclass(frozen=True)
+class _Slope:
+    """What the gradient says of a part."""
+
+    loss: float
+    gradient: Tensor  # (n,)
+    curvature: float  # gᵀHg/‖g‖²
+    descent_share: float  # see SaddleReport.descent_share
 
 
 class Measurement:
@@ -85,8 +100,10 @@ class Measurement:
         self._probes: TraceProbes | None = None
         self._trace: TraceEstimate | None = None
         self._curvature: SampleCurvature | None = None
+        self._slope: _Slope | None = None
         self._certificates: Certificates | None = None
         self._engine = ""
+        self._noise = self._floor = 0.0
         self._seconds = 0.0
 
     @property
@@ -101,8 +118,15 @@ class Measurement:
 
     @property
     def relative_width(self) -> float:
-        """Half-width of the interval of M₋ over M₋; infinite before the second probe, 0 where M₋ = 0."""
-        return float("inf") if self._density is None else self._density.relative_width
+        """Half-width of the interval of M₋ over M₋; infinite before the second probe, 0 where M₋ is noise."""
+        if self._density is None:
+            return float("inf")
+        return 0.0 if self._density.negative_mass().high <= self._floor else self._density.relative_width
+
+    @property
+    def wants_probe(self) -> bool:
+        """The interval of M₋ misses ``settings.target``, and ``settings.max_probes`` are not spent."""
+        return self.num_probes < self.settings.max_probes and self.relative_width > self.settings.target
 
     @property
     def vectors(self) -> Tensor | None:
@@ -134,6 +158,8 @@ class Measurement:
         if found.run is not None:
             self._curvature.add_probe(probe, probe, found.run)
         self._engine = op.engine if op.traced_chunks else "double-backward"
+        self._noise = max(self.problem.check.determinism, self.problem.noise())
+        self._floor = noise_floor(found.pairs, self._noise, self.problem.check.scale)
         self._seconds += time.monotonic() - start
 
     def add_probes(self, count: int = 1) -> None:
@@ -171,28 +197,20 @@ class Measurement:
             self.add_probes(1)
         assert self._density is not None
         start = time.monotonic()
-        problem, op, settings = self.problem, self._op, self.settings
+        problem, settings = self.problem, self.settings
         pairs, density, trace = self._pairs, self._density, self._finish_trace()
-        loss, gradient = problem.value_and_gradient()
-        norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
-        gradient_curvature = 0.0
-        if norm > 0:
-            direction = (gradient / norm).to(gradient.dtype)
-            gradient_curvature = float(direction.double() @ (op @ direction).double())
-            self._count(1)
-        near = settings.radius * problem.parameter_norm
-        noise = max(problem.check.determinism, problem.noise())
-        certificates = self._certify(loss, noise_floor(pairs, noise, problem.check.scale))
+        slope = self._slope = self._slope or self._follow_gradient()
+        certificates = self._certify(slope.loss)
         saddle = saddle_report(
-            loss=loss,
-            gradient=gradient,
-            gradient_curvature=gradient_curvature,
-            descent_share=_descent_share(problem, loss, gradient, gradient_curvature, near),
+            loss=slope.loss,
+            gradient=slope.gradient,
+            gradient_curvature=slope.curvature,
+            descent_share=slope.descent_share,
             parameter_norm=problem.parameter_norm,
             pairs=pairs,
             density=density,
             trace=trace,
-            noise=noise,
+            noise=self._noise,
             scale=problem.check.scale,
             radius=settings.radius,
             certificates=certificates,
@@ -212,7 +230,19 @@ class Measurement:
             engine=self._engine,
         )
 
-    def _certify(self, loss: float, floor: float) -> Certificates:
+    def _follow_gradient(self) -> _Slope:
+        problem, op = self.problem, self._op
+        loss, gradient = problem.value_and_gradient()
+        norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+        curvature = 0.0
+        if norm > 0:
+            direction = (gradient / norm).to(gradient.dtype)
+            curvature = float(direction.double() @ (op @ direction).double())
+            self._count(1)
+        near = self.settings.radius * problem.parameter_norm
+        return _Slope(loss, gradient, curvature, _descent_share(problem, loss, gradient, curvature, near))
+
+    def _certify(self, loss: float) -> Certificates:
         """Made once; only the enclosure changes with more probes."""
         assert self._pairs is not None
         assert self._density is not None
@@ -224,7 +254,7 @@ class Measurement:
                 density=self._density,
                 curvature=self._curvature,
                 loss=loss,
-                noise_floor=floor,
+                noise_floor=self._floor,
                 seed=self.settings.seed,
                 on_product=self._on_product,
             )
@@ -299,7 +329,7 @@ def measure(
     measurement = Measurement(problem, settings, warm=warm, on_product=on_product)
     measurement.search()
     measurement.add_probes(settings.num_probes - measurement.num_probes)
-    while measurement.relative_width > settings.target and measurement.num_probes < settings.max_probes:
+    while measurement.wants_probe:
         measurement.add_probes(1)
     return measurement.finish(part=part, label=label, accuracy=accuracy, keep_vectors=keep_vectors)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 
-from landscape.curvature import HessianOperator, MeasureSettings, Problem
+from landscape.curvature import HessianOperator, Problem
 from landscape.errors import LandscapeError
 
 if TYPE_CHECKING:
@@ -78,11 +78,6 @@ class Cost:
         return self.passes if budget.unit == "passes" else self.seconds
 
 
-def search_matvecs(settings: MeasureSettings) -> int:
-    """Products that the eigenpairs of a trained network usually need."""
-    return settings.expected_matvecs - settings.num_probes * settings.num_steps
-
-
 def estimate_cost(
     problem: Problem,
     sizes: Sequence[tuple[int, int]],
@@ -108,7 +103,7 @@ def estimate_cost(
     an_image = max(0.0, (seconds - seconds_few) / max(more.num_samples - few.num_samples, 1))
     a_product = max(0.0, seconds_few - an_image * few.num_samples)
     settings = plan.settings
-    each, search = settings.expected_matvecs, search_matvecs(settings)
+    each, search = settings.expected_matvecs, settings.search_matvecs
     images = sum(samples for samples, _ in sizes)
     seen = each * images + search * batches * plan.batch_size
     largest = max([parameters for _, parameters in sizes] + [problem.num_parameters] * (batches > 0))
@@ -131,7 +126,7 @@ def estimate_cost(
             + min(graph, op.memory_budget)
             + (vectors if checkpoints > 1 else 0)
         ),
-        most=(search + probes * settings.num_steps) / each,
+        most=1 + (probes - settings.num_probes) * settings.num_steps / each,
     )
 
 
@@ -164,7 +159,8 @@ def refuse_small_budget(budget: Budget, cost: Cost, plan: StudyPlan, sizes: Sequ
         images = _images_that_fit([samples for samples, _ in sizes], share)
         if images >= 10:
             ways.append(f"--max-samples {images}")
-        steps = int((share * settings.expected_matvecs - search_matvecs(settings)) / settings.num_probes)
+        runs = max(settings.num_probes - 1, 1)
+        steps = settings.num_steps - math.ceil((1 - share) * settings.expected_matvecs / runs)
         if steps >= 10:
             ways.append(f"--steps {_two_digits(steps)}")
     ways.append(f"--budget {_in_words(budget, 1.1 * needed)}")

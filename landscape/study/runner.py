@@ -140,9 +140,8 @@ class _Running:
     part: Part
     measurement: Measurement
     accuracy: float
-    probes: int
     probe_cost: float  # in the unit of the budget
-    finish_cost: float
+    write_cost: float
     written: bool = True
 
 
@@ -379,7 +378,7 @@ class _Station:
         for number, part in enumerate(self.task.parts):
             self.progress.part(part, before + number, total, self.settings.expected_matvecs)
             least = self._least(part)
-            if self.ledger is not None and self._wants_more(least):
+            if self.ledger is not None and least.measurement.wants_probe:
                 running.append(least)
         if self.task.batches:
             self._batches()
@@ -395,17 +394,19 @@ class _Station:
             warm=self.warm(part.path.removeprefix(epoch_prefix(self.task.epoch))),
             on_product=functools.partial(self._hear, images=restricted.num_samples),
         )
-        running = _Running(part, measurement, float(right.double().mean()), 0, 0.0, 0.0)
+        running = _Running(part, measurement, float(right.double().mean()), 0.0, 0.0)
+        start = self._spent
         measurement.search()
-        start = self._spent
-        self._probe(running, self.settings.num_probes)
-        running.probe_cost = (self._spent - start) / self.settings.num_probes
+        running.probe_cost = (self._spent - start) / measurement.num_matvecs * self.settings.num_steps
+        # The search has been one probe already, unless it was a warm one.
+        start, missing = self._spent, self.settings.num_probes - measurement.num_probes
+        if missing > 0:
+            self._probe(running, missing)
+            running.probe_cost = (self._spent - start) / missing
         if self.ledger is None:
-            while self._wants_more(running):
+            while measurement.wants_probe:
                 self._probe(running, 1)
-        start = self._spent
         self._write(running)
-        running.finish_cost = self._spent - start
         measurement.release()
         return running
 
@@ -420,11 +421,7 @@ class _Station:
 
     def _probe(self, running: _Running, count: int) -> None:
         running.measurement.add_probes(count)
-        running.probes += count
         running.written = False
-
-    def _wants_more(self, running: _Running) -> bool:
-        return running.probes < self.settings.max_probes and running.measurement.relative_width > self.settings.target
 
     def _write(self, running: _Running) -> None:
         in_sweep = self.task.epoch is not None
@@ -437,19 +434,22 @@ class _Station:
         self.kept.keep(running.part.path.removeprefix(epoch_prefix(self.task.epoch)), spectrum.pairs.vectors)
         if not self.plan.keep_vectors:
             spectrum = replace(spectrum, pairs=spectrum.pairs.without_vectors())
+        # What the record needs beside probes is kept from the first time, so writing is all that it takes again.
+        start = self._spent
         self.file.write_part(spectrum)
+        running.write_cost = self._spent - start
         running.written = True
 
     def _spend(self, running: list[_Running], ledger: Ledger) -> None:
         """One more probe where the interval is widest, as long as it and the writing still fit."""
         last: _Running | None = None
         while True:
-            unwritten = sum(each.finish_cost for each in running if not each.written)
+            unwritten = sum(each.write_cost for each in running if not each.written)
             room = min(ledger.left, self.allowance - ledger.spent) - unwritten
             affordable = [
                 each
                 for each in running
-                if self._wants_more(each) and each.probe_cost + (each.finish_cost if each.written else 0.0) <= room
+                if each.measurement.wants_probe and each.probe_cost + (each.write_cost if each.written else 0.0) <= room
             ]
             if not affordable:
                 break
@@ -459,7 +459,7 @@ class _Station:
             last = widest
             self.progress.refine(widest.part, widest.measurement.relative_width)
             self._probe(widest, 1)
-            if not self._wants_more(widest):
+            if not widest.measurement.wants_probe:
                 self._write(widest)
         for each in running:
             if not each.written:
