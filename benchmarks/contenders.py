@@ -82,8 +82,8 @@ class PyHessian(Peer):
         torch.eig = _removed_eig  # type: ignore[attr-defined]
         handle = object.__new__(module.hessian)
         handle.model, handle.device, handle.full_dataset = nn.Identity(), "cpu", False
-        handle.params, handle.gradsH = [torch.zeros(size)], None
-        module.hessian_vector_product = lambda _gradients, _parameters, v: [_as_tensors(multiply)(v[0])]
+        handle.params, handle.gradsH = [torch.zeros(size)], _as_tensors(multiply)
+        module.hessian_vector_product = lambda product, _parameters, v: [product(v[0])]
         return handle
 
     def density(self, handle: Any, steps: int, probes: int, seed: int) -> tuple[Array, Array]:
@@ -234,8 +234,12 @@ CONTENDERS = ("landscape", *PEERS)
 
 # Found by `time_to_answer.py search`; docs/benchmarks.md says what was tried.
 SETTINGS: dict[str, dict[str, Settings]] = {
-    "pyhessian": {},
-    "curvlinops": {},
-    "hessian-eigenthings": {},
+    "pyhessian": {"digits": Settings(40, 1, "hutchinson", 758)},
+    "curvlinops": {"digits": Settings(80, 1, "xtrace", 72)},
+    "hessian-eigenthings": {"digits": Settings(40, 1, "hutch++", 180)},
 }
-OURS: dict[str, dict[str, int | float]] = {"resnet20": {}, "digits": {}, "resnet32": {}}
+OURS: dict[str, dict[str, int | float]] = {
+    "digits": {"num_pairs": 1, "tol": 1e-4, "num_steps": 20},
+    "resnet20": {"num_pairs": 1, "tol": 1e-4, "num_steps": 20},
+    "resnet32": {"num_pairs": 5, "num_steps": 100, "num_probes": 4},
+}

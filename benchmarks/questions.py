@@ -18,7 +18,6 @@ from landscape.models import build_model
 from landscape.study import Subject, open_subject
 from landscape.training.loop import train
 
-PROBLEMS = ("resnet20", "digits", "resnet32")
 IMAGES_OF_ONE_CLASS, ONE_CLASS = 100, 3
 
 

@@ -86,8 +86,8 @@ class Reference:
         """The density error of knowing nothing: all eigenvalues at 0."""
         return _distance(np.zeros(1), np.ones(1), self.nodes, self.weights) / (self.lambda_max - self.lambda_min)
 
-    def stand_in(self, seed: int = 0) -> Callable[[Array], Array]:
-        """A matrix of the same size and spectrum in a random basis, whose product costs next to nothing.
+    def stand_in(self, seed: int = 0) -> tuple[Callable[[Array], Array], float]:
+        """A matrix of the same size and spectrum in a random basis, whose product costs next to nothing; its trace.
 
         Settings are searched on it: what a method needs depends on the spectrum, not on what made it. H = F D Fᵀ with
         F a product of random signs and cosine transforms, so that no probe is special.
@@ -96,7 +96,7 @@ class Reference:
         bulk = self.weights.copy()
         for value in self.outliers:
             bulk[np.argmin(abs(self.nodes - value))] = 0.0
-        quantiles = np.cumsum(bulk) / bulk.sum()
+        quantiles = (np.cumsum(bulk) - bulk / 2) / bulk.sum()
         diagonal = np.r_[self.outliers, np.interp((np.arange(count) + 0.5) / count, quantiles, self.nodes)]
         rng = np.random.default_rng(seed)
         diagonal = rng.permutation(diagonal)
@@ -106,7 +106,7 @@ class Reference:
             inner = dct(second * dct(first * vector, norm="ortho"), norm="ortho")
             return first * idct(second * idct(diagonal * inner, norm="ortho"), norm="ortho")
 
-        return multiply
+        return multiply, float(diagonal.sum())
 
     def save(self, path: Path) -> None:
         np.savez(path, **vars(self))

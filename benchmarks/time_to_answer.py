@@ -12,6 +12,7 @@ Wasserstein-1 of a converged reference, for every part of the problem. The peers
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import math
@@ -24,7 +25,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ def search(arguments: argparse.Namespace) -> None:
         if name not in PEERS:
             continue
         peer = PEERS[name]
-        trials = [(peer.wrap(found.dimension, found.stand_in()), found) for found in known]
+        trials = [_trial(peer, found) for found in known]
         chosen = _cheapest(DENSITIES, trials, lambda s, h, k, seed, p=peer: _density_met(p, s, h, k, seed))
         print(f"{name}: ends and density by (steps, probes) = {chosen}", flush=True)
         for method in peer.methods:
@@ -116,6 +116,12 @@ def search(arguments: argparse.Namespace) -> None:
                     PRODUCTS, trials, lambda n, h, k, seed, p=peer, m=method: _trace_met(p, m, n, h, k, seed)
                 )
             print(f"{name}: trace by {method} = {chosen} products", flush=True)
+
+
+def _trial(peer: Any, known: Any) -> tuple[Any, Any]:
+    """A peer's handle on the stand-in, and the reference with the stand-in's own trace, which interpolation moves."""
+    multiply, trace = known.stand_in()
+    return peer.wrap(known.dimension, multiply), dataclasses.replace(known, trace=trace)
 
 
 def _cheapest(ladder: Iterable[Any], trials: list[Any], met: Callable[..., bool]) -> Any:
@@ -162,6 +168,10 @@ def answer(arguments: argparse.Namespace) -> None:
     question = Question.load(arguments.cache / f"{arguments.problem}.pt")
     (name,) = _contenders(arguments)
     parts = _parts(arguments, question.parts)
+    if name in PEERS and arguments.problem not in SETTINGS[name]:
+        raise SystemExit(
+            f"no settings of {name} for {arguments.problem}: run `search`, then enter them in contenders.py"
+        )
     ours = Landscape(question, arguments.device) if name == "landscape" else None
     rounds = []
     for turn in range(2):
@@ -187,7 +197,7 @@ def answer(arguments: argparse.Namespace) -> None:
         "warm": rounds[1][0],
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         "errors": [
-            {part: asdict(_reference(arguments, part).errors(given)) for part, given in answers.items()}
+            {part: dataclasses.asdict(_reference(arguments, part).errors(given)) for part, given in answers.items()}
             for _, answers in rounds
         ],
         "products": sum(given.products for given in rounds[0][1].values()),
@@ -225,11 +235,8 @@ def _in_own_process(arguments: argparse.Namespace, name: str, repeat: int) -> di
                 words += [f"--{flag}", str(value)]
         threads = {"OMP_NUM_THREADS": str(arguments.threads), "MKL_NUM_THREADS": str(arguments.threads)}
         words += ["--seed", str(arguments.seed + repeat)]
-        born = time.time()
         subprocess.run(words, check=True, env={**os.environ, **threads})
         result: dict[str, Any] = json.loads(output.read_text())
-        # The child's clock begins with its first line; starting the interpreter belongs to the cold time too.
-        result["whole"] = time.time() - born
         return result
 
 
