@@ -6,11 +6,10 @@ python benchmarks/product_cost.py --model resnet20 --images 100
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from interleaved import medians, seconds_of
 
 from landscape.curvature import HessianOperator, Problem, Samples
 from landscape.losses import build_loss
@@ -34,9 +33,7 @@ def main() -> None:
     problem = Problem(model, build_loss("ce", [1] * 10), samples, chunk_size=arguments.images)
     vector = torch.randn(problem.num_parameters)
     traced, twice = HessianOperator(problem), HessianOperator(problem, engine="double-backward")
-    start = time.perf_counter()
-    traced @ vector
-    first = time.perf_counter() - start
+    first = seconds_of(lambda: traced @ vector)
     twice @ vector
     contenders: dict[str, Callable[[], object]] = {
         "forward": problem.value,
@@ -44,16 +41,9 @@ def main() -> None:
         "traced": lambda: float((traced @ vector).sum()),
         "double backward, kept graph": lambda: float((twice @ vector).sum()),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(arguments.rounds):
-        for name, run in contenders.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
     print(f"{arguments.model}, {arguments.images} images, {arguments.device}, {torch.get_num_threads()} threads")
-    for name, values in seconds.items():
-        ratio = statistics.median(v / f for v, f in zip(values, seconds["forward"], strict=True))
-        print(f"{name:<28} {statistics.median(values):7.3f} s   {ratio:5.1f} forward passes")
+    for name, (seconds, ratio) in medians(contenders, arguments.rounds, unit="forward").items():
+        print(f"{name:<28} {seconds:7.3f} s   {ratio:5.1f} forward passes")
     print(f"first traced product, tracing included: {first:.1f} s")
     for name, op in (("traced", traced), ("double backward", twice)):
         print(f"kept between products, {name}: {op.kept_bytes / 1e6 / arguments.images:.2f} MB an image")
