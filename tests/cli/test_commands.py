@@ -197,8 +197,7 @@ def test_a_single_probe_has_no_interval_and_json_says_null(call: Call, run: Path
     few = ("--pairs", 1, "--tol", 0.05, "--max-matvecs", 12, "--probes", 1, "--max-probes", 1, "--steps", 4)
     assert call("spectrum", run, "--classes", 9, *few, "-o", file).code == 0
     (report,) = strict_json(call("saddle", file, "--json").out)
-    assert report["trace_standard_error"] is None
-    assert "±∞" in call("saddle", file).out
+    assert report["negative_mass"]["high"] is None
     assert not re.search("nan|inf", call("saddle", file, "--errors").out)
 
 
@@ -294,8 +293,8 @@ def test_a_budget_from_the_shell(call: Call, run: Path, tmp_path: Path) -> None:
              "--steps", 6, "--target", 0.001, "-o", file)  # fmt: skip
     refused = call(*words, "--budget", "1passes")
     assert refused.code == 1
-    assert "the budget of 1 pass does not hold the least that is measured: 2 parts of about 24 products" in refused.err
-    assert "--max-samples" in refused.err
+    assert "the budget of 1 pass does not hold the least that is measured: 2 parts of about " in refused.err
+    assert "--budget" in refused.err.splitlines()[1]
     assert not file.exists()
     held = call(*words, "--budget", "60passes")
     assert held.code == 0, held.err

@@ -9,6 +9,7 @@ import pytest
 from support.spectra import part_spectrum
 
 from landscape.curvature.results import (
+    BatchSpectra,
     Certificates,
     Descent,
     Eigenpairs,
@@ -56,6 +57,19 @@ RECORDS: dict[str, Record] = {
     "split half": CERTIFICATES.split_half,
     "sampling": CERTIFICATES.sampling,
     "certificates": CERTIFICATES,
+    "batches": BatchSpectra(
+        values=np.array([[-1.0, 2.0], [-0.5, 3.0]]),
+        residuals=np.array([[1e-3, 1e-4], [1e-3, 1e-4]]),
+        losses=np.array([0.5, 0.25]),
+        gradient_norms=np.array([1.0, 2.0]),
+        noise_floors=np.array([1e-6, 1e-6]),
+        batch_size=128,
+        num_samples=494,
+        weight_decay=5e-4,
+        tol=1e-3,
+        num_matvecs=60,
+        seed=3,
+    ),
     "certified saddle": dataclasses.replace(SPECTRUM.saddle, certificates=CERTIFICATES),
     "part": SPECTRUM,
     "part without accuracy": dataclasses.replace(SPECTRUM, accuracy=None, label="Käfer · conv1"),
@@ -87,7 +101,7 @@ def test_every_record_survives_hdf5(name: str) -> None:
 
 def test_every_kind_of_record_is_among_them() -> None:
     kinds = {Interval, Eigenpairs, TraceEstimate, SpectralDensity, Descent, SplitHalf, SamplingErrors, Certificates}
-    kinds |= {SaddleReport, PartSpectrum}
+    kinds |= {SaddleReport, PartSpectrum, BatchSpectra}
     assert {type(record) for record in RECORDS.values()} == kinds == set(Record.__subclasses__())
 
 

@@ -122,13 +122,15 @@ def report_of(values: np.ndarray, *, noise: float, **changes: Any) -> SaddleRepo
     op = SymmetricOperator.from_matrix(torch.diag(torch.as_tensor(values)))
     count = len(values)
     pairs = Eigenpairs(values, np.zeros(count), np.ones(count, bool), 1e-3, 0, np.eye(count))
+    density = spectral_density(op, num_probes=2, num_steps=5)
     settings: dict[str, Any] = {
         "loss": 1.0,
         "gradient": torch.zeros(count),
         "gradient_curvature": 0.0,
         "parameter_norm": 1.0,
         "pairs": pairs,
-        "density": spectral_density(op, num_probes=2, num_steps=5),
+        "density": density,
+        "trace": density.trace(),
         "noise": noise,
     }
     settings.setdefault("descent_share", 0.0)
@@ -251,6 +253,7 @@ def judge_certified(function: Callable[[Tensor], Tensor], point: Any, **changes:
         parameter_norm=problem.parameter_norm,
         pairs=pairs,
         density=density,
+        trace=density.trace(),
         noise=problem.noise(),
         scale=problem.check.scale,
         certificates=dataclasses.replace(certificates, **changes),
