@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from questions import Question
-from references import Answer, Array, measure_of
+from references import TRACE, Answer, Array, measure_of
 from torch import Tensor, nn
 
 Multiply = Callable[[Array], Array]
@@ -194,25 +194,38 @@ class HessianEigenthings(Peer):
 
 
 class Landscape:
-    """This library: one measurement, whose certificates come with it."""
+    """This library: one search feeds the ends, the density and the subspace on which the trace is known."""
 
     def __init__(self, question: Question, device: str) -> None:
         self.question, self.problem = question, question.problem(device)
 
     def answer(self, part: str, seed: int) -> Answer:
-        """Everything that is asked, and the verdict."""
-        from landscape.curvature import MeasureSettings, measure
+        """What :class:`landscape.curvature.Measurement` does before its certificates, which no peer has."""
+        from landscape.curvature import HessianOperator, density_of_run, hutchinson_trace, rademacher_probe, search
 
-        chosen = MeasureSettings(**OURS[self.question.name], seed=seed)
-        restricted = self.question.restricted(self.problem, part)
-        spectrum = measure(restricted, chosen)
-        density, pairs = spectrum.density, spectrum.pairs
-        trace = density.trace() if spectrum.trace is None else spectrum.trace
+        ours = OURS[self.question.name]
+        op = HessianOperator(self.question.restricted(self.problem, part))
+        probe = rademacher_probe(op, seed, 0)
+        found = search(op, ours.pairs, tol=ours.tol, start=probe, seed=seed)
+        assert found.run is not None
+        density, _ = density_of_run(op, found.run, probe, found.outliers)
+        trace = hutchinson_trace(
+            op, num_probes=8, max_probes=ours.trace_probes, target=TRACE, deflate=found, seed=seed, first_probe=1
+        )
         nodes, weights = measure_of(
             density.nodes, density.weights, density.probe_mass, density.deflated, density.dimension
         )
-        products = pairs.num_matvecs + density.num_matvecs
-        return Answer(pairs.lambda_min, pairs.lambda_max, trace.value, nodes, weights, products)
+        pairs = found.pairs
+        return Answer(pairs.lambda_min, pairs.lambda_max, trace.value, nodes, weights, op.num_matvecs)
+
+
+@dataclass(frozen=True)
+class Ours:
+    """What this library is told to do."""
+
+    pairs: int  # eigenpairs an end
+    tol: float  # their explicit residual over max|θ|
+    trace_probes: int  # products of the trace at most; they end where its own interval is narrow enough
 
 
 def _as_tensors(multiply: Multiply) -> Callable[[Tensor], Tensor]:
@@ -238,8 +251,8 @@ SETTINGS: dict[str, dict[str, Settings]] = {
     "curvlinops": {"digits": Settings(80, 1, "xtrace", 72)},
     "hessian-eigenthings": {"digits": Settings(40, 1, "hutch++", 180)},
 }
-OURS: dict[str, dict[str, int | float]] = {
-    "digits": {"num_pairs": 1, "tol": 1e-4, "num_steps": 20},
-    "resnet20": {"num_pairs": 1, "tol": 1e-4, "num_steps": 20},
-    "resnet32": {"num_pairs": 5, "num_steps": 100, "num_probes": 4},
+OURS = {
+    "digits": Ours(pairs=1, tol=1e-4, trace_probes=100),
+    "resnet20": Ours(pairs=1, tol=1e-4, trace_probes=100),
+    "resnet32": Ours(pairs=5, tol=1e-3, trace_probes=100),
 }

@@ -156,6 +156,17 @@ class TraceEstimate(Record):
         return float(self.samples.std(ddof=1) / np.sqrt(self.samples.size))
 
     @property
+    def interval(self) -> Interval:
+        """Student's 95 % interval over probes."""
+        return Interval.from_samples(self.samples, self.offset)
+
+    @property
+    def relative_width(self) -> float:
+        """Half-width of the interval over |tr H|; infinite for a single probe, 0 where there is no error."""
+        half = self.interval.high - self.value
+        return 0.0 if half == 0 else half / abs(self.value) if self.value else float("inf")
+
+    @property
     def layer_values(self) -> Array:
         """``(L,)`` estimates of the layers' traces; they sum to ``value``."""
         if self.layer_samples is None or self.layer_offsets is None:

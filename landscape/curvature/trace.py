@@ -141,6 +141,8 @@ def hutchinson_trace(
     op: SymmetricOperator,
     *,
     num_probes: int = 30,
+    max_probes: int | None = None,
+    target: float = 0.0,
     deflate: Search | Eigenpairs | None = None,
     layers: Layers | None = None,
     seed: int = 0,
@@ -150,12 +152,15 @@ def hutchinson_trace(
     """tr H and the layers' traces by Rademacher probes, with what is known of H taken out (:class:`TraceProbes`).
 
     A density's products already hold this estimate; this is the cheaper way when the trace is all that is asked for.
-    The number of probes is fixed beforehand: stopping when the running mean settles is biased. Without deflation the
-    interval of a spectrum that a few outliers dominate is too short (:meth:`Interval.from_samples`).
+    More probes than ``num_probes`` are made, up to ``max_probes``, while the interval is wider than ``target``. The
+    interval decides, since stopping when the running mean settles is biased. Without deflation the interval of a
+    spectrum that a few outliers dominate is too short (:meth:`Interval.from_samples`).
 
     Args:
         op: the matrix H.
-        num_probes: n_v.
+        num_probes: n_v, at least; with few of them the width of the interval is itself uncertain.
+        max_probes: n_v, at most; ``num_probes`` by default.
+        target: half-width of the 95 % interval over |tr H| at which probing ends.
         deflate: a search, of which the whole basis is projected out, or pairs, or nothing.
         layers: flat ranges of every layer's parameters.
         seed: of the probes, which are those of :func:`spectral_density`.
@@ -171,8 +176,10 @@ def hutchinson_trace(
     if num_probes < 1:
         raise LandscapeError(f"num_probes = {num_probes}: at least 1 probe is needed")
     probes = TraceProbes(op, deflate, layers)
-    for index in range(first_probe, first_probe + num_probes):
-        z = rademacher_probe(op, seed, index)
+    while probes.num_probes < num_probes or (
+        probes.num_probes < (max_probes or num_probes) and probes.estimate().relative_width > target
+    ):
+        z = rademacher_probe(op, seed, first_probe + probes.num_probes)
         u = z - (probes.basis @ z) @ probes.basis
         product = op @ u
         if on_product is not None:

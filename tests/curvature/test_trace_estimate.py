@@ -362,3 +362,18 @@ def test_interval_is_students() -> None:
 def test_standard_error_of_one_probe_is_unknown() -> None:
     assert TraceEstimate(np.array([2.0]), 1.0).value == 3.0
     assert TraceEstimate(np.array([2.0]), 1.0).standard_error == np.inf
+
+
+def test_probing_ends_where_the_interval_meets_the_target() -> None:
+    op = SymmetricOperator.from_matrix(with_spectrum(SPECTRA["uniform"]))
+    truth = float(SPECTRA["uniform"].sum())
+    used, hits = [], 0
+    for seed in range(40):
+        found = hutchinson_trace(op, num_probes=8, max_probes=400, target=0.1, seed=seed)
+        assert found.relative_width <= 0.1 or len(found.samples) == 400
+        used.append(len(found.samples))
+        hits += found.interval.low <= truth <= found.interval.high
+    assert 8 < np.median(used) < 400
+    assert hits >= 34  # 85 %: stopping early costs a few of the 95
+    assert len(hutchinson_trace(op, num_probes=8, max_probes=12, target=1e-6).samples) == 12
+    assert len(hutchinson_trace(op, num_probes=8, target=1e-6).samples) == 8
