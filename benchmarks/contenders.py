@@ -208,7 +208,7 @@ class Landscape:
         probe = rademacher_probe(op, seed, 0)
         found = search(op, ours.pairs, tol=ours.tol, start=probe, seed=seed)
         assert found.run is not None
-        density, _ = density_of_run(op, found.run, probe, found.outliers)
+        density = density_of_run(found.run, op.shape[0])
         trace = hutchinson_trace(
             op, num_probes=8, max_probes=ours.trace_probes, target=TRACE, deflate=found, seed=seed, first_probe=1
         )

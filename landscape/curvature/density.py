@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
-from landscape.curvature.lanczos import Progress, Tridiagonalization, breakdown_tolerance, tridiagonalize
+from landscape.curvature.lanczos import Progress, Tridiagonalization, tridiagonalize
 from landscape.curvature.operators import SymmetricOperator
 from landscape.curvature.results import Array, Eigenpairs, SpectralDensity
 from landscape.errors import LandscapeError
@@ -109,92 +108,26 @@ def spectral_density(
     return _density(coefficients, mass, values, width=width, dimension=op.shape[0], matvecs=op.num_matvecs - before)
 
 
-def density_of_run(
-    op: SymmetricOperator, run: Tridiagonalization, probe: Tensor, outliers: Eigenpairs | None
-) -> tuple[SpectralDensity, Eigenpairs | None]:
-    """The density of one probe out of a Lanczos run that was made anyway, with outliers deflated after the fact.
+def density_of_run(run: Tridiagonalization, dimension: int) -> SpectralDensity:
+    """The density of one ±1 probe out of a Lanczos run that was made anyway, such as :attr:`Search.run`.
 
-    A search for eigenpairs that starts from a probe z makes the plain run of z: its T is the Gauss rule of the measure
-    Σ_i (v_iᵀz)² δ_{λ_i}. Where a Ritz value has converged to an outlier, its node is the outlier's atom, and the other
-    nodes with their weights are a quadrature of the deflated measure, that of PHP from Pz. They are turned back into
-    a Jacobi matrix, by Lanczos on diag(θ) from (√ω), which has d rows fewer than T, and one fewer still because the
-    last off-diagonal of a finite set of nodes is 0 and not that of the measure.
-
-    An outlier is deflated only if this run knows it: a Ritz value within the two residuals, converged in T itself to
-    the pairs' tolerance, with the mass that the outlier's vectors have in z (more is an eigenvalue that repeats, of
-    which the rest stays in the measure). Outliers that the search met only after a restart may not qualify. **All
-    further probes must deflate the pairs that are returned**, no more and no fewer; a caller who would rather deflate
-    all of them makes this probe anew.
+    Nothing is deflated: eigenvectors that this run has found know its probe, and with them taken out the row would miss
+    what they share with it (of an eigenvalue that repeats, all of it). Beside a density with deflated outliers it is
+    therefore a coarse one, and it does not extend it.
 
     Args:
-        op: the matrix H.
-        run: plain Lanczos from ``probe``, not deflated, reorthogonalised; its basis is not needed.
-        probe: z, ``(n,)``, with its length, for example ``rademacher_probe(op, seed, 0)``.
-        outliers: the candidates, with vectors.
+        run: plain Lanczos from a whole :func:`rademacher_probe`.
+        dimension: n.
 
-    Returns:
-        The density of one row, which counts no product, and the outliers that it deflates; None if there are none.
-
-    Cost: no product; d inner products and an eigenproblem of the size of T.
+    Cost: no product; an eigenproblem of the size of T.
     """
-    n = op.shape[0]
-    z = probe.to(device=op.device, dtype=op.dtype)
-    mass = float(z.double().square().sum())
     alpha, beta = _coefficients(run)
-    deflated, nodes, weights = _without_outliers(op, run, z, mass, outliers)
-    rest, steps = float(weights.sum()), len(nodes) - (beta[-1] > 0)
-    if deflated is None or (rest > 0 and steps < 1):
-        row = _density([(alpha, beta)], np.array([mass]), np.zeros(0), width=len(alpha), dimension=n, matvecs=0)
-        return row, None
-    if rest > 0:
-        diagonal = SymmetricOperator.from_matrix(torch.diag(torch.as_tensor(nodes)))
-        alpha, beta = _coefficients(tridiagonalize(diagonal, torch.as_tensor(np.sqrt(weights)), steps))
-    else:
-        alpha, beta = np.zeros(1), np.zeros(1)
-    values = np.asarray(deflated.values, dtype=np.float64)
-    row = _density([(alpha, beta)], np.array([mass * rest]), values, width=len(alpha), dimension=n, matvecs=0)
-    return row, deflated
-
-
-def _without_outliers(
-    op: SymmetricOperator, run: Tridiagonalization, z: Tensor, mass: float, outliers: Eigenpairs | None
-) -> tuple[Eigenpairs | None, Array, Array]:
-    """The outliers that this run knows, and nodes and weights of its measure without them."""
-    nodes, vectors = run.ritz()
-    weights = vectors[0] ** 2
-    rows, values = deflation_basis(op, outliers)
-    if rows is None or outliers is None:
-        return None, nodes, weights
-    candidates = _chosen(outliers, _outlying(outliers))
-    found = (rows @ z).double().square().cpu().numpy()
-    nearest = np.abs(nodes - values[:, None]).argmin(axis=1)
-    scale = float(np.abs(nodes).max())
-    estimates = run.beta[-1] * np.abs(vectors[-1, nearest])
-    close = np.abs(nodes[nearest] - values) <= candidates.residuals + estimates + breakdown_tolerance(op) * scale
-    known = close & (estimates <= candidates.tol * scale)
-    removed = np.bincount(nearest[known], found[known], minlength=len(nodes))
-    tolerance = MASS_TOLERANCE * (1 + removed)
-    foreign = mass * weights - removed < -tolerance
-    known &= ~foreign[nearest]
-    removed[foreign] = 0.0
-    rest = mass * weights - removed
-    rest[(removed > 0) & (rest <= tolerance)] = 0.0
-    left = rest > 0
-    return (_chosen(candidates, known) if known.any() else None), nodes[left], rest[left] / mass
+    mass = np.array([float(dimension)])
+    return _density([(alpha, beta)], mass, np.zeros(0), width=len(alpha), dimension=dimension, matvecs=0)
 
 
 def _outlying(pairs: Eigenpairs) -> Array:
     return pairs.converged & (np.abs(pairs.values) > 10 * pairs.residuals)
-
-
-def _chosen(pairs: Eigenpairs, chosen: Array) -> Eigenpairs:
-    return dataclasses.replace(
-        pairs,
-        values=pairs.values[chosen],
-        residuals=pairs.residuals[chosen],
-        converged=pairs.converged[chosen],
-        vectors=None if pairs.vectors is None else pairs.vectors[:, chosen],
-    )
 
 
 def _coefficients(run: Tridiagonalization) -> tuple[Array, Array]:

@@ -26,6 +26,11 @@ from landscape.errors import LandscapeError
 
 Progress = Callable[[int], None]
 
+# Beside λ_max a small λ_min passes any tolerance long before it is resolved, with a neighbour in its place. So the
+# outermost pair of each end must also promise a residual of this share of its own value, as far as _LEAST_END of the
+# tolerance goes.
+_END, _LEAST_END = 0.01, 0.03
+
 
 @dataclass(frozen=True)
 class Tridiagonalization:
@@ -428,7 +433,10 @@ def search(
             estimates = np.linalg.norm(process.coupling @ vectors, axis=0)
             ends = _ends(process.size, k)
             target = demand * np.abs(values).max()
-            good = process.size >= num_wanted and bool(estimates[ends].max() <= target)
+            limits = np.full(len(ends), target)
+            for outermost in (0, -1):
+                limits[outermost] = np.clip(_END * abs(values[ends[outermost]]), _LEAST_END * target, target)
+            good = process.size >= num_wanted and bool((estimates[ends] <= limits).all())
             if closed:
                 # Every estimate is 0 now, but other copies of an eigenvalue may lie outside of the closed space: it
                 # takes another closed space that adds nothing.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from landscape.curvature.certificates import certify
-from landscape.curvature.density import density_of_run, rademacher_probe, spectral_density
+from landscape.curvature.density import rademacher_probe, spectral_density
 from landscape.curvature.lanczos import Progress, Tridiagonalization, search
 from landscape.curvature.operators import HessianOperator, free_memory
 from landscape.curvature.parts import layer_parts
@@ -20,9 +20,13 @@ from landscape.curvature.results import Certificates, Eigenpairs, PartSpectrum, 
 from landscape.curvature.saddle import STATIONARY_RADIUS, noise_floor, saddle_report
 from landscape.curvature.sampling import SampleCurvature
 from landscape.curvature.trace import TraceProbes
+from landscape.errors import LandscapeError
 
 # Indices of the probes that serve the trace alone; those of the density count up from 0 and never get here.
 _FIRST_TRACE_PROBE = 1 << 20
+
+
+_LEAST = {"num_pairs": 1, "max_matvecs": 2, "num_probes": 1, "max_probes": 1, "num_steps": 1, "num_trace_probes": 0}
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,20 @@ class MeasureSettings:
     @property
     def expected_matvecs(self) -> int:
         """Products, or as much work, that one part takes at least: pairs, density, trace, certificates."""
-        # The search is the first probe.
-        trace = max(0, self.num_trace_probes - self.num_probes + 1)
-        return self.search_matvecs + (self.num_probes - 1) * self.num_steps + trace + _CERTIFICATES
+        trace = max(0, self.num_trace_probes - self.num_probes)
+        return self.search_matvecs + self.num_probes * self.num_steps + trace + _CERTIFICATES
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if not getattr(self, name) >= least:
+                raise LandscapeError(f"{name} = {getattr(self, name)}: give at least {least}")
+        for name in ("tol", "target", "radius"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise LandscapeError(f"{name} = {getattr(self, name)}: give a number above 0")
 
 
-# What split halves, curvatures of single samples and losses along v_min take, in products.
-_CERTIFICATES = 45
+# What split halves, curvatures of single samples, losses along v_min and the Gauss-Newton trace take, in products.
+_CERTIFICATES = 55
 
 
 @dataclass(frozen=True)
@@ -72,9 +83,10 @@ class Measurement:
 
     Call :meth:`search` once, :meth:`add_probes` as often as wanted, then :meth:`finish`; :func:`measure` does it all.
 
-    One Lanczos process, started from the first probe, gives the pairs at both ends, the first row of the density, the
-    outliers that all further rows deflate, and the subspace on which the trace is known without probes. What the
-    further probes multiply first is used three times: for density, trace and layer traces.
+    One Lanczos process gives the pairs at both ends, the outliers that the density's probes deflate, and the subspace
+    on which the trace is known without probes. What a probe of the density multiplies first serves density, trace and
+    layer traces at once. Probes beyond ``settings.num_probes`` serve the density alone, so that everything else is the
+    same however a budget was spent.
 
     Args:
         problem: the part, for example ``problem.restrict(part)``.
@@ -94,6 +106,14 @@ class Measurement:
         self.problem, self.settings = problem, settings
         self._warm, self._on_product = warm, on_product
         self._op = HessianOperator(problem)
+        # Vectors of length n that fit in a quarter of the memory that is free now, decided once.
+        room = free_memory(problem.device) // 4
+        self._most_vectors = room // (problem.num_parameters * torch.finfo(problem.dtype).bits // 8)
+        if self._most_vectors < 2 * settings.num_pairs + 3:
+            raise LandscapeError(
+                f"memory holds {self._most_vectors} vectors of {problem.num_parameters} parameters, "
+                f"{settings.num_pairs} pairs an end need {2 * settings.num_pairs + 3}: ask for fewer, or for layers"
+            )
         self._pairs: Eigenpairs | None = None
         self._deflated: Eigenpairs | None = None
         self._density: SpectralDensity | None = None
@@ -121,7 +141,7 @@ class Measurement:
         """Half-width of the interval of M₋ over M₋; infinite before the second probe, 0 where M₋ is noise."""
         if self._density is None:
             return float("inf")
-        return 0.0 if self._density.negative_mass().high <= self._floor else self._density.relative_width
+        return self._density.relative_width(self._floor)
 
     @property
     def wants_probe(self) -> bool:
@@ -135,28 +155,24 @@ class Measurement:
         return None if found is None else torch.as_tensor(found)
 
     def search(self) -> None:
-        """Both ends of the spectrum, the first probe of the density, and what later probes deflate."""
+        """Both ends of the spectrum, and what the probes deflate."""
         start = time.monotonic()
         settings, op = self.settings, self._op
-        probe = rademacher_probe(op, settings.seed, 0)
         found = search(
             op,
             settings.num_pairs,
             tol=settings.tol,
             max_matvecs=settings.max_matvecs,
-            max_vectors=self._most_vectors(),
-            start=probe if self._warm is None else self._warm,
+            max_vectors=self._most_vectors,
+            start=_start(op, settings.seed, self._warm),
             seed=settings.seed,
             on_product=self._on_product,
         )
-        self._pairs = found.pairs
-        self._deflated = found.outliers
-        if found.run is not None:
-            self._density, self._deflated = density_of_run(op, found.run, probe, found.outliers)
+        self._pairs, self._deflated = found.pairs, found.outliers
         self._probes = TraceProbes(op, found, _layer_ranges(self.problem))
-        self._curvature = SampleCurvature(self.problem, pairs=found.pairs, deflated=self._deflated)
-        if found.run is not None:
-            self._curvature.add_probe(probe, probe, found.run)
+        self._curvature = SampleCurvature(
+            self.problem, pairs=found.pairs, deflated=found.outliers, max_probes=settings.num_probes
+        )
         self._engine = op.engine if op.traced_chunks else "double-backward"
         self._noise = max(self.problem.check.determinism, self.problem.noise())
         self._floor = noise_floor(found.pairs, self._noise, self.problem.check.scale)
@@ -166,6 +182,8 @@ class Measurement:
         """More probes of density and trace. Cost: ``settings.num_steps`` products each."""
         if count < 1:
             return
+        if self._deflated is None:
+            raise RuntimeError("search() comes before add_probes()")
         start = time.monotonic()
         more = spectral_density(
             self._op,
@@ -174,7 +192,7 @@ class Measurement:
             deflate=self._deflated,
             seed=self.settings.seed,
             first_probe=self.num_probes,
-            reorthogonalize=self._most_vectors() >= self.settings.num_steps,
+            reorthogonalize=self._most_vectors >= self.settings.num_steps + len(self._deflated.values),
             observe=self._observe,
             on_product=self._on_product,
         )
@@ -182,10 +200,10 @@ class Measurement:
         self._seconds += time.monotonic() - start
 
     def _observe(self, z: Tensor, u: Tensor, run: Tridiagonalization) -> None:
-        if self._probes is not None:
+        assert self._curvature is not None
+        self._curvature.add_probe(z, u, run)
+        if self._probes is not None and self._probes.num_probes < self.settings.num_probes:
             self._probes.add(z, u, run.first_product * torch.linalg.vector_norm(u))
-        if self._curvature is not None:
-            self._curvature.add_probe(z, u, run)
 
     def finish(
         self, *, part: str = "all", label: str = "all", accuracy: float | None = None, keep_vectors: bool = False
@@ -269,7 +287,7 @@ class Measurement:
         if self._trace is None:
             assert self._probes is not None
             op, probes = self._op, self._probes
-            for number in range(self.settings.num_trace_probes - probes.num_probes):
+            for number in range(self.settings.num_trace_probes - self.settings.num_probes):
                 z = rademacher_probe(op, self.settings.seed, _FIRST_TRACE_PROBE + number)
                 u = z - (probes.basis @ z) @ probes.basis
                 probes.add(z, u, op @ u)
@@ -281,10 +299,18 @@ class Measurement:
         if self._on_product is not None:
             self._on_product(products)
 
-    def _most_vectors(self) -> int:
-        """Vectors of length n that fit in a quarter of the free memory."""
-        room = free_memory(self.problem.device) // 4
-        return room // (self.problem.num_parameters * torch.finfo(self.problem.dtype).bits // 8)
+
+def _start(op: HessianOperator, seed: int, warm: Tensor | None) -> Tensor:
+    """Where the search begins: a probe, or all vectors of the previous checkpoint at once, and a little of the probe.
+
+    From their sum one Krylov space grows towards all of them. A block of them would resolve repeated eigenvalues, but
+    takes as many products a step as it has columns.
+    """
+    probe = rademacher_probe(op, seed, _FIRST_TRACE_PROBE - 1)
+    if warm is None:
+        return probe
+    together = warm.to(device=op.device, dtype=op.dtype).sum(dim=1)
+    return together / torch.linalg.vector_norm(together) + 0.1 * probe / torch.linalg.vector_norm(probe)
 
 
 def _layer_ranges(problem: Problem) -> dict[str, list[tuple[int, int]]]:

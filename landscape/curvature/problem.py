@@ -108,6 +108,7 @@ class Problem:
             layer.track_running_stats = False
         self.parameters = {name: p.detach().clone() for name, p in self._model.named_parameters()}
         self.buffers = {name: b.detach().clone() for name, b in self._model.named_buffers()}
+        self._all_samples = self.samples  # also those that a part leaves out
         # Traced products by kind, parameters and shapes, shared by every part of this problem.
         self.traces: dict[Any, TracedProduct | None] = {}
 
@@ -191,6 +192,7 @@ class Problem:
         view.parameters = {name: p.to(dtype) for name, p in self.parameters.items()}
         view.buffers = {name: b.to(dtype) if b.is_floating_point() else b for name, b in self.buffers.items()}
         view.samples = self.samples.cast(dtype, self.device)
+        view._all_samples = self._all_samples.cast(dtype, self.device)
         return view
 
     def flatten(self, tensors: Sequence[Tensor]) -> Tensor:
@@ -292,6 +294,12 @@ class Problem:
         index = torch.linspace(0, self.num_samples - 1, count, device=self.device).round().long()
         return self.restrict(Part(path="thinned", label="thinned", samples=index))
 
+    def spread(self, count: int) -> Samples:
+        """Samples from all over the set that this problem was cut from, evenly spaced."""
+        size = len(self._all_samples.inputs)
+        index = torch.linspace(0, size - 1, min(count, size), device=self.device).round().long()
+        return Samples(self._all_samples.inputs[index], self._all_samples.targets[index])
+
     def noise(self) -> float:
         """δ: relative rounding error of a product in the working precision, measured on at most 48 samples.
 
@@ -316,6 +324,12 @@ class Problem:
                 raise LandscapeError(
                     "some operation of the model or loss has no second derivative in PyTorch; replace it by one that "
                     f"has. PyTorch says: {str(error).splitlines()[0]}"
+                ) from error
+            if "inplace operation" in str(error):
+                raise LandscapeError(
+                    "the model writes into a tensor that a derivative still needs; replace the in-place operation "
+                    f"(mul_, +=, relu with inplace=True) by one that makes a new tensor. PyTorch says: "
+                    f"{str(error).splitlines()[0]}"
                 ) from error
             raise
         exact = small.with_dtype(torch.float64)

@@ -28,13 +28,22 @@ _BATCH_NORMS = (
 )
 
 
+# Where a size may stand among the arguments: in a list, as the end of a range, or as the divisor of a mean. Anywhere
+# else (a clamp, a label to ignore, a number of classes) the same number means something else.
+_SIZES_IN_LISTS = frozenset([
+    "_reshape_alias", "_unsafe_view", "as_strided", "empty", "empty_strided", "expand", "full", "mean", "new_empty",
+    "new_empty_strided", "new_full", "new_ones", "new_zeros", "ones", "repeat", "reshape", "select_backward",
+    "slice_backward", "split_with_sizes", "sum_to_size", "unfold_backward", "view", "zeros",
+])  # fmt: skip
+_SIZES_ALONE = {"arange": (0, 1), "slice": (2, 3), "slice_backward": (3, 4), "div": (1,)}
+
 # Forward operations whose product has been traced and compared with differentiating twice. Others are not tried:
 # tracing forward derivatives of some (mse_loss in PyTorch 2.13) does not raise but takes the whole process down.
 # fmt: off
 TRACEABLE = frozenset([
     "_adaptive_avg_pool2d", "_log_softmax", "_safe_softmax", "_softmax", "_to_copy", "_unsafe_view", "abs", "add",
     "add_", "addmm", "arange", "avg_pool2d", "bmm", "cat", "clamp_min", "clone", "constant_pad_nd", "convolution",
-    "div", "elu", "embedding", "empty", "eq", "exp", "expand", "gelu", "index", "leaky_relu", "log", "logsumexp",
+    "div", "elu", "embedding", "eq", "exp", "expand", "gelu", "index", "leaky_relu", "log", "logsumexp",
     "masked_fill", "max_pool2d_with_indices", "mean", "mm", "mul", "mul_", "native_batch_norm", "native_group_norm",
     "native_layer_norm", "neg", "nll_loss_forward", "ones", "ones_like", "permute", "pow", "relu", "relu_", "rsqrt",
     "select", "sigmoid", "sigmoid_", "silu", "slice", "softplus", "split", "split_with_sizes", "sqrt", "squeeze",
@@ -237,6 +246,7 @@ def capture(function: Callable[..., Any], state: Sequence[Tensor], *samples: Ten
             graph = make_fx(function, _allow_non_fake_inputs=True)(list(state), *samples)
     except Exception as error:
         raise CannotTrace(_first_line(error)) from error
+    graph.graph.eliminate_dead_code()  # such as the weights of a loss, which are of no interest here
     if unknown := sorted(operation_names(graph) - TRACEABLE):
         raise CannotTrace(f"not known to be traceable: {', '.join(unknown)}")
     _fold_batch_norms(graph)
@@ -269,7 +279,7 @@ def _drop_writes(graph: fx.GraphModule) -> None:
 
 
 def _generalize_size(graph: fx.GraphModule, inputs: fx.Node, marked: int) -> None:
-    """Every whole number k · ``marked`` among the arguments becomes k times the number of samples given."""
+    """Every size k · ``marked`` among the arguments becomes k times the number of samples given."""
     nodes = graph.graph
     last_placeholder = [node for node in nodes.nodes if node.op == "placeholder"][-1]
     multiples: dict[int, fx.Node] = {}
@@ -290,9 +300,14 @@ def _generalize_size(graph: fx.GraphModule, inputs: fx.Node, marked: int) -> Non
         return multiples[factor]
 
     for node in list(nodes.nodes):
-        if node.op == "call_function" and node is not size and node not in multiples.values():
-            node.args = tuple(general(value) for value in node.args)
-            node.kwargs = {key: general(value) for key, value in node.kwargs.items()}
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload) or node is size:
+            continue
+        name = node.target._opname
+        lists, alone = name in _SIZES_IN_LISTS, _SIZES_ALONE.get(name, ())
+        node.args = tuple(
+            general(value) if (lists and isinstance(value, (list, tuple))) or place in alone else value
+            for place, value in enumerate(node.args)
+        )
     graph.recompile()
 
 

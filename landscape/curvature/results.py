@@ -208,9 +208,23 @@ class SpectralDensity(Record):
         samples = self.probe_mass * values.sum(axis=1)
         return samples, float(np.sum(function(self.deflated))) if self.deflated.size else 0.0
 
-    def negative_mass(self) -> Interval:
-        """M₋ = Σ_{λ<0} |λ| with its interval over probes (:meth:`mass`)."""
-        return self.mass(lambda x: np.maximum(-x, 0.0))
+    def negative_mass(self, floor: float = 0.0) -> Interval:
+        """M₋ = Σ_{λ<0} |λ| with its interval over probes (:meth:`mass`).
+
+        Args:
+            floor: noise floor of the products, the unit of an eigenvalue. Nodes within it have no known sign: the
+                interval is widened by their mass, down by what they put below 0 and up by what they put above.
+        """
+        below = self.mass(lambda x: np.maximum(-x, 0.0))
+        if not floor:
+            return below
+        down, up = (self._within(sign, floor) for sign in (-1, 1))
+        return Interval(below.value, max(below.low - down, 0.0), below.high + up)
+
+    def _within(self, sign: int, floor: float) -> float:
+        """Mass of the nodes of one sign whose sign is within the noise."""
+        samples, known = self.integrate(lambda x: np.where(np.abs(x) <= floor, np.maximum(sign * x, 0.0), 0.0))
+        return float(samples.mean()) + known
 
     def positive_mass(self) -> Interval:
         """M₊ = Σ_{λ>0} λ with its interval over probes (:meth:`mass`)."""
@@ -231,8 +245,12 @@ class SpectralDensity(Record):
         )
         return Interval(student.value, max(student.value - half, offset), student.value + half)
 
-    def negative_fraction_of_mass(self) -> Interval:
-        """ν = M₋ / (M₊ + M₋) ∈ [0, 1], scale-free; interval by the leave-one-probe-out jackknife. NaN for H = 0."""
+    def negative_fraction_of_mass(self, floor: float = 0.0) -> Interval:
+        """ν = M₋ / (M₊ + M₋) ∈ [0, 1], scale-free; interval by the leave-one-probe-out jackknife. NaN for H = 0.
+
+        Args:
+            floor: as for :meth:`negative_mass`.
+        """
         negative, negative_offset = self.integrate(lambda x: np.maximum(-x, 0.0))
         absolute, absolute_offset = self.integrate(np.abs)
         count = negative.size
@@ -247,12 +265,17 @@ class SpectralDensity(Record):
         )
         error = np.sqrt((count - 1) / count * np.sum((left_out - left_out.mean()) ** 2))
         half = float(stats.t.ppf(0.975, count - 1) * error)
-        return Interval(value, max(0.0, value - half), min(1.0, value + half))
+        down, up = (self._within(sign, floor) / total if floor else 0.0 for sign in (-1, 1))
+        return Interval(value, max(0.0, value - half - down), min(1.0, value + half + up))
 
-    @property
-    def relative_width(self) -> float:
-        """Half-width of the interval of M₋ over M₋; infinite below two probes, 0 where M₋ = 0 in every probe."""
+    def relative_width(self, floor: float = 0.0) -> float:
+        """Half-width of the interval of M₋ over probes, over M₋; infinite below two probes.
+
+        0 where more probes would teach nothing: no node of any probe lies below −``floor``.
+        """
         negative = self.negative_mass()
+        if negative.value <= self._within(-1, floor):
+            return 0.0
         half = negative.high - negative.value
         return half / negative.value if 0 < half < np.inf else half
 
@@ -410,7 +433,7 @@ class Certificates(Record):
     second_difference_error: float  # disagreement of neighbouring ε and rounding; inf if the loss is not finite there
     descent: Descent  # losses along ±v_min
     gauss_newton_curvature: float  # vᵀGv ≥ 0 along v_min; vᵀ(H − G)v = λ_min − this
-    gauss_newton_trace: float  # tr G from the probes of the trace; tr(H − G) = tr H − this
+    gauss_newton_trace: float  # tr G by probes of its own; tr(H − G) = tr H − this
     gauss_newton_trace_standard_error: float
     split_half: SplitHalf | None = None  # None where a part has fewer than two samples
     sampling: SamplingErrors | None = None  # likewise; both None under batch statistics, which couple the samples

@@ -58,7 +58,8 @@ class Samples(NamedTuple):
         if not _same_multiset(first, second):
             raise LandscapeError(
                 "the loader is not deterministic: its samples differ between two readings. Remove the random "
-                "transforms (crop, flip, jitter) or pass freeze=True to measure one frozen copy of them."
+                "transforms (crop, flip, jitter), and drop_last from a shuffled loader, or pass freeze=True to measure "
+                "one frozen copy of them."
             )
         return first
 
@@ -78,6 +79,11 @@ def _same_multiset(first: Samples, second: Samples) -> bool:
 
     def rows(samples: Samples) -> list[bytes]:
         inputs, targets = samples.inputs.detach().cpu().contiguous(), samples.targets.detach().cpu().contiguous()
-        return sorted(x.numpy().tobytes() + y.numpy().tobytes() for x, y in zip(inputs, targets, strict=True))
+        return sorted(_bytes(x) + _bytes(y) for x, y in zip(inputs, targets, strict=True))
 
     return rows(first) == rows(second)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    # NumPy knows no bfloat16.
+    return tensor.reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -11,7 +11,7 @@ from torch import Tensor
 from landscape.curvature.directional import DirectionalCurvature, directional_curvature
 from landscape.curvature.lanczos import Tridiagonalization
 from landscape.curvature.problem import Problem
-from landscape.curvature.results import Array, Eigenpairs, SamplingErrors, TraceEstimate
+from landscape.curvature.results import Array, Eigenpairs, SamplingErrors
 
 MAX_BLOCKS = 25
 
@@ -198,19 +198,6 @@ class SampleCurvature:
     def gauss_newton_curvature(self) -> float:
         """vᵀGv along v_min."""
         return self._lowest.gauss_newton_mean
-
-    def gauss_newton_trace(self) -> TraceEstimate:
-        """tr G = Σ_F vᵀGv + E[yᵀGy], from the same passes; one sample a probe.
-
-        Raises:
-            ValueError: no probe was added.
-        """
-        if not self._squares:
-            raise ValueError("the trace needs at least one probe")
-        return TraceEstimate(
-            samples=np.array([square.gauss_newton_mean for square in self._squares]),
-            offset=sum(curvature.gauss_newton_mean for curvature in self._known),
-        )
 
 
 def _negative_part(u: Tensor, run: Tridiagonalization) -> Tensor:

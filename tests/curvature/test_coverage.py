@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.matrices import network_like, with_spectrum
+from torch import Tensor
 
 from landscape.curvature import (
     Eigenpairs,
@@ -20,7 +21,9 @@ from landscape.curvature import (
     hutchinson_trace,
     spectral_density,
 )
-from landscape.curvature.trace import xnystrace, xtrace
+from landscape.curvature.density import rademacher_probe
+from landscape.curvature.lanczos import Tridiagonalization, search
+from landscape.curvature.trace import TraceProbes, xnystrace, xtrace
 
 RUNS = 200
 MIN_PROBES, MAX_PROBES, TARGET = 4, 12, 0.1
@@ -50,7 +53,7 @@ def first_probes(density: SpectralDensity, count: int) -> SpectralDensity:
 def stopped(density: SpectralDensity) -> SpectralDensity:
     """The probes that an analysis would have made which stops once M₋ is known well enough."""
     count = MIN_PROBES
-    while count < MAX_PROBES and first_probes(density, count).relative_width > TARGET:
+    while count < MAX_PROBES and first_probes(density, count).relative_width() > TARGET:
         count += 1
     return first_probes(density, count)
 
@@ -99,6 +102,39 @@ def test_intervals_of_a_density_cover(name: str, deflated: int) -> None:
     assert used.min() >= MIN_PROBES
     if name == "network":
         assert used.mean() < 5 if deflated else used.min() == MAX_PROBES
+
+
+CLUSTERED = {
+    "repeated outliers": np.sort(np.r_[np.repeat([40.0, 20.0, -10.0, -6.0], 5), 0.3 * _NORMAL[:180]]),
+    "negative pairs": np.sort(np.r_[np.repeat(-np.geomspace(1, 8, 8), 2), np.geomspace(0.01, 30, 184)]),
+}
+
+
+@pytest.mark.parametrize("name", CLUSTERED)
+def test_what_a_search_deflates_leaves_the_intervals_valid(name: str) -> None:
+    """The way of a measurement: outliers, and the basis of the trace, from a search; eigenvalues that repeat."""
+    truth = CLUSTERED[name]
+    op = SymmetricOperator.from_matrix(with_spectrum(truth))
+    negative, hits = np.maximum(-truth, 0).sum(), np.zeros(4)
+    means = []
+    for seed in range(RUNS):
+        found = search(op, 5, start=rademacher_probe(op, seed, 1000), seed=seed)
+        probes = TraceProbes(op, found)
+
+        def observe(z: Tensor, u: Tensor, run: Tridiagonalization, probes: TraceProbes = probes) -> None:
+            probes.add(z, u, run.first_product * u.norm())
+
+        density = spectral_density(op, num_probes=6, num_steps=40, deflate=found.outliers, seed=seed, observe=observe)
+        means.append(density.negative_mass().value)
+        hits += (
+            covers(density.negative_mass(), negative),
+            covers(density.fraction_below(0.05), np.mean(truth < -0.05)),
+            covers(probes.estimate().interval, truth.sum()),
+            covers(first_probes(density, 1).fraction_below(0.5), np.mean(truth < -0.5)),
+        )
+    assert abs(np.mean(means) / negative - 1) < 4 * np.std(means) / negative / RUNS**0.5 + 0.01
+    mass, below, trace, single = hits / RUNS
+    assert (mass >= 0.90, below >= 0.95, trace >= 0.90, single >= 0.95) == (True, True, True, True), hits / RUNS
 
 
 def test_few_outliers_make_the_interval_of_a_trace_too_short() -> None:

@@ -266,6 +266,22 @@ def test_a_late_layer_costs_less_than_the_whole() -> None:
     assert operations(("head.weight", "head.bias")) < 0.05 * whole
 
 
+def test_a_number_that_is_no_size_stays_what_it_is() -> None:
+    """A label to ignore, a clamp: numbers that a marked size divides, beside samples sorted by class."""
+    torch.manual_seed(0)
+
+    def ignoring(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        total = F.cross_entropy(outputs.clamp_min(-22), targets, ignore_index=11, reduction="sum")
+        return total, torch.tensor(float(len(targets)))
+
+    network = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 12))
+    samples = (torch.randn(120, 6), torch.arange(12).repeat_interleave(10))
+    problem = Problem(network, ignoring, samples, dtype=torch.float64)
+    assert_equal_products(problem, traced=True)
+    ignored = problem.restrict(Part("p", "p", samples=torch.arange(110, 120)))
+    assert (HessianOperator(ignored) @ torch.ones(ignored.num_parameters)).norm() == 0
+
+
 def test_batch_statistics_belong_to_one_size() -> None:
     problem = small_problem("conv", batch_norm="batch", chunk_size=64)
     assert_equal_products(problem, traced=True)

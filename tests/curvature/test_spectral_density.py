@@ -14,9 +14,9 @@ from landscape.curvature import (
     SymmetricOperator,
     Tridiagonalization,
     spectral_density,
-    tridiagonalize,
 )
 from landscape.curvature.density import density_of_run, rademacher_probe
+from landscape.curvature.lanczos import search
 from landscape.curvature.results import _radau_share
 from landscape.errors import LandscapeError
 
@@ -269,38 +269,21 @@ def test_two_vectors_are_enough_for_masses(deflate: bool) -> None:
 
 # --- the probe that comes with the search ---------------------------------------------------------------------------
 
-PADDED = np.sort(np.r_[SPECTRA["network"], np.linspace(-0.3, 0.3, 200)])
 
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("steps", [40, 90])
-def test_a_plain_run_gives_the_deflated_density(dtype: torch.dtype, steps: int) -> None:
-    """Against Lanczos on PHP from Pz, made with products: masses, moments and enclosures."""
-    matrix = with_spectrum(PADDED, dtype=dtype)
-    op, pairs = SymmetricOperator.from_matrix(matrix), exact_pairs(matrix, 3, 5)
+def test_the_run_of_a_search_is_a_density_of_its_own() -> None:
+    op = SymmetricOperator.from_matrix(with_spectrum(SPECTRA["network"]))
     z = rademacher_probe(op, 2, 0)
-    run = tridiagonalize(op, z, steps)
+    found = search(op, 3, start=z, tol=1e-6)
+    assert found.run is not None
     before = op.num_matvecs
-    free, deflated = density_of_run(op, run, z, pairs)
+    free = density_of_run(found.run, op.shape[0])
     assert op.num_matvecs == before
-    assert free.num_matvecs == 0
-    assert deflated is not None
-    np.testing.assert_array_equal(deflated.values, pairs.values)
-    made = spectral_density(op, num_probes=1, num_steps=steps - 9, deflate=deflated, seed=2)
-    np.testing.assert_array_equal(free.deflated, made.deflated)
-    assert free.extended(made).num_steps.tolist() == [steps - 9, steps - 9]
-    assert free.weights.sum() == pytest.approx(1.0, abs=1e-12)
-    assert free.probe_mass[0] == pytest.approx(made.probe_mass[0], rel=1e-6)
-    for function in (lambda x: x, np.square, lambda x: x**3):
-        assert free.integrate(function)[0][0] == pytest.approx(made.integrate(function)[0][0], rel=2e-5, abs=1e-4)
-    for function in (np.abs, lambda x: np.maximum(-x, 0)):
-        assert free.integrate(function)[0][0] == pytest.approx(made.integrate(function)[0][0], rel=1e-3)
-    shares = (torch.linalg.eigh(matrix.double()).eigenvectors.T @ z.double()).square().numpy()
-    shares[:3] = 0.0
-    for threshold in (0.0, 0.05, 0.1, 0.25):
-        lower, upper = bounds_of(free, threshold)
-        assert lower - 0.01 <= shares[threshold < -PADDED].sum() <= upper + 0.01
-        assert (lower, upper) == pytest.approx(bounds_of(made, threshold), abs=0.1)
+    made = spectral_density(op, num_probes=1, num_steps=found.run.num_steps, seed=2)
+    for function in (lambda x: x, np.square, np.abs, lambda x: np.maximum(-x, 0)):
+        assert free.integrate(function)[0][0] == pytest.approx(made.integrate(function)[0][0], rel=1e-6, abs=1e-9)
+
+
+# --- the enclosure below a threshold --------------------------------------------------------------------------------
 
 
 def bounds_of(density: SpectralDensity, threshold: float) -> tuple[float, float]:
@@ -308,96 +291,6 @@ def bounds_of(density: SpectralDensity, threshold: float) -> tuple[float, float]
     steps = density.num_steps[0]
     low, high = _radau_share(density.alpha[0, :steps], density.beta[0, :steps], -threshold)
     return float(density.probe_mass[0] * low), float(density.probe_mass[0] * high)
-
-
-def test_the_pairs_of_a_search_that_starts_from_the_probe_are_all_known_to_it() -> None:
-    matrix = with_spectrum(PADDED, dtype=torch.float32)
-    op = SymmetricOperator.from_matrix(matrix)
-    z = rademacher_probe(op, 5, 0)
-    run = tridiagonalize(op, z, 50)
-    values, vectors = run.ritz()
-    estimates = run.beta[-1] * np.abs(vectors[-1])
-    good = (estimates <= 1e-3 * values[-1]) & (np.abs(values) > 10 * estimates)
-    columns = (torch.as_tensor(vectors[:, good].T, dtype=torch.float32) @ run.basis).T.numpy()
-    pairs = Eigenpairs(values[good], estimates[good], np.ones(good.sum(), bool), 1e-3, 0, columns)
-    free, deflated = density_of_run(op, run, z, pairs)
-    assert deflated is not None
-    assert len(deflated.values) == good.sum() > 8
-    made = spectral_density(op, num_probes=1, num_steps=50, deflate=deflated, seed=5)
-    for function in (np.abs, np.square, lambda x: np.maximum(-x, 0)):
-        assert free.integrate(function)[0][0] == pytest.approx(made.integrate(function)[0][0], rel=0.02)
-
-
-def test_an_outlier_that_the_run_does_not_know_stays_in() -> None:
-    """One that had not converged in these steps, and one whose vector is another's."""
-    matrix = with_spectrum(PADDED)
-    op, exact = SymmetricOperator.from_matrix(matrix), exact_pairs(matrix, 3, 5)
-    z = rademacher_probe(op, 0, 0)
-    run = tridiagonalize(op, z, 9)
-    free, deflated = density_of_run(op, run, z, exact)
-    assert deflated is not None
-    assert {40.0, 22.0, 9.0} <= set(np.round(deflated.values, 9)) < set(np.round(exact.values, 9))
-    made = spectral_density(op, num_probes=1, num_steps=int(free.num_steps[0]), deflate=deflated)
-    for function in (np.square, lambda x: x**3):  # so few steps are exact for polynomials alone
-        assert free.integrate(function)[0][0] == pytest.approx(made.integrate(function)[0][0], rel=0.01)
-    assert exact.vectors is not None
-    swapped = exact.vectors.copy()
-    swapped[:, [6, 7]] = swapped[:, [7, 6]]
-    wrong = dataclasses.replace(exact, vectors=swapped)
-    for z in probes_of(op, 8, 0):
-        known = density_of_run(op, tridiagonalize(op, z, 60), z, exact)[1]
-        kept = density_of_run(op, tridiagonalize(op, z, 60), z, wrong)[1]
-        assert known is not None
-        assert kept is not None
-        masses = (z.numpy() @ swapped[:, 6:]) ** 2
-        if np.ptp(masses) > 0.05 * (1 + masses.max()):  # else a probe cannot tell the two apart
-            assert len(kept.values) < len(known.values) == 8
-
-
-def test_no_outlier_leaves_the_run_as_it_was() -> None:
-    op = SymmetricOperator.from_matrix(with_spectrum(SPECTRA["uniform"]))
-    z = rademacher_probe(op, 1, 0)
-    for none in (
-        None,
-        dataclasses.replace(exact_pairs(with_spectrum(SPECTRA["uniform"]), 1, 1), converged=np.zeros(2, bool)),
-    ):
-        free, deflated = density_of_run(op, tridiagonalize(op, z, 20), z, none)
-        made = spectral_density(op, num_probes=1, num_steps=20, seed=1)
-        assert deflated is None
-        np.testing.assert_array_equal(free.alpha, made.alpha)
-        np.testing.assert_array_equal(free.beta, made.beta)
-        assert free.probe_mass[0] == made.probe_mass[0]
-
-
-@pytest.mark.parametrize("name", ["rank deficient", "three values"])
-def test_an_exhausted_run_stays_exact(name: str) -> None:
-    """A repeated outlier of which one vector is known leaves the others' mass where it was."""
-    truth = SPECTRA[name]
-    matrix = with_spectrum(truth)
-    op, pairs = SymmetricOperator.from_matrix(matrix), exact_pairs(matrix, 1, 2)
-    z = rademacher_probe(op, 3, 0)
-    free, deflated = density_of_run(op, tridiagonalize(op, z, 30), z, pairs)
-    assert deflated is not None
-    assert len(deflated.values) == 3
-    shares = (torch.linalg.eigh(matrix).eigenvectors.T @ z).square().numpy()
-    shares[[0, -1, -2]] = 0.0
-    for function in (np.abs, np.square, lambda x: np.maximum(-x, 0)):
-        assert free.integrate(function)[0][0] == pytest.approx(float(shares @ function(truth)), rel=1e-9, abs=1e-12)
-    low, high = bounds_of(free, 0.1)
-    assert low == pytest.approx(high) == pytest.approx(shares[truth < -0.1].sum())
-
-
-def test_a_run_that_holds_only_outliers_leaves_nothing() -> None:
-    matrix = with_spectrum(np.r_[-2.0, -1.0, 3.0, 4.0])
-    op, z = SymmetricOperator.from_matrix(matrix), torch.ones(4, dtype=torch.float64)
-    free, deflated = density_of_run(op, tridiagonalize(op, z, 4), z, exact_pairs(matrix, 2, 2))
-    assert deflated is not None
-    assert free.probe_mass[0] == 0.0
-    assert free.negative_mass().value == pytest.approx(3.0)
-    assert free.fraction_below(0.5) == Interval(0.5, 0.5, 0.5)
-
-
-# --- the enclosure below a threshold --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SPECTRA)
@@ -478,11 +371,11 @@ def test_a_negative_threshold_is_refused() -> None:
 
 def test_relative_width() -> None:
     indefinite = SymmetricOperator.from_matrix(with_spectrum(SPECTRA["uniform"]))
-    assert spectral_density(indefinite, num_probes=1).relative_width == np.inf
+    assert spectral_density(indefinite, num_probes=1).relative_width() == np.inf
     density = spectral_density(indefinite, num_probes=6)
     negative = density.negative_mass()
-    assert density.relative_width == pytest.approx((negative.high - negative.value) / negative.value)
+    assert density.relative_width() == pytest.approx((negative.high - negative.value) / negative.value)
     few = dataclasses.replace(first_probes(density, 2), nodes=density.nodes[[0, 0]], weights=density.weights[[0, 0]])
-    assert few.relative_width > 0.1  # two probes that agree by chance are no proof
+    assert few.relative_width() > 0.1  # two probes that agree by chance are no proof
     convex = SymmetricOperator.from_matrix(with_spectrum(np.geomspace(1e-3, 1, 40)))
-    assert spectral_density(convex, num_probes=2, num_steps=40).relative_width == 0.0
+    assert spectral_density(convex, num_probes=2, num_steps=40).relative_width() == 0.0
