@@ -79,17 +79,18 @@ def test_random_augmentation_fabricates_no_negative_curvature(seed: int) -> None
     assert extreme_eigenpairs(HessianOperator(frozen), 1, tol=1e-6).lambda_min > -1e-9 * moving[-1]
 
 
-def test_negative_mass_is_estimated_where_the_share_of_negative_nodes_is_not() -> None:
+@pytest.mark.parametrize("steps", [12, 20])
+def test_negative_mass_is_estimated_where_the_share_of_negative_nodes_is_not(steps: int) -> None:
     """Intervals of the share of negative Ritz weight cover the truth in 0 % of runs, those of M₋ in 98 % (all)."""
     rng = np.random.default_rng(1)
     # A bulk that is all but symmetric around 0: Ritz values fall to both sides of it as they like.
-    bulk = 10.0 ** rng.uniform(-7, -1, 392) * rng.choice([1, 1, -1], 392)
+    bulk = 10.0 ** rng.uniform(-5, -2, 392) * rng.choice([1, 1, -1], 392)
     truth = np.sort(np.r_[bulk, [-4.0, -2.0, -1.0, 3.0, 5.0, 9.0, 12.0, 20.0]])
     op = SymmetricOperator.from_matrix(with_spectrum(truth))
     mass, share = -truth[truth < 0].sum(), np.mean(truth < 0)
     repetitions, by_mass, by_share = 60, 0, 0
     for seed in range(repetitions):
-        density = spectral_density(op, num_probes=10, num_steps=20, seed=seed)
+        density = spectral_density(op, num_probes=10, num_steps=steps, seed=seed)
         interval = density.negative_mass()
         by_mass += interval.low <= mass <= interval.high
         samples, offset = density.integrate(lambda x: (x < 0) / len(truth))
