@@ -137,7 +137,7 @@ def converge(
         steps: Lanczos steps, of the deflation and of every probe.
         probes: of the density.
         trace_error: relative standard error at which the trace's probes end.
-        exact: everything in float64; otherwise in float32, and the distance of a product to its float64 twin is measured.
+        exact: everything in float64; otherwise in float32, and how far a product is from its float64 twin.
         seed: of everything random.
     """
     double = HessianOperator(problem.with_dtype(torch.float64))

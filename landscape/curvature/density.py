@@ -16,10 +16,6 @@ from landscape.errors import LandscapeError
 
 Observer = Callable[[Tensor, Tensor, Tridiagonalization], None]
 
-# A Ritz value is an outlier's if the masses of its node and of the outlier's vectors in the probe differ by at most
-# this share of an eigenvalue (or of the mass, if that is more); vectors good to 1e-3 differ by less.
-MASS_TOLERANCE = 0.05
-
 
 def rademacher_probe(op: SymmetricOperator, seed: int, index: int) -> Tensor:
     """Probe number ``index`` of ``seed``: z ∈ {−1, 1}ⁿ, ``(n,)``.
