@@ -51,7 +51,7 @@ class Recorder(Quiet):
         assert number == len(self.measured) < total
         self.measured.append(part.path)
 
-    def skipped(self, part: Part) -> None:
+    def skipped(self, part: Part, remark: str) -> None:
         self.already.append(part.path)
 
     def note(self, text: str) -> None:
