@@ -35,7 +35,7 @@ KINDS = {
 @click.option("--column", type=click.Choice(["single", "double", "wide"]), default="double", show_default=True,
               help="width of the printed figure")  # fmt: skip
 @click.option("-o", "--output", "outputs", multiple=True, required=True, type=click.Path(path_type=Path),
-              help="FIGURE.pdf, .png or .svg; may be repeated. The arrays drawn are kept beside it, in FIGURE.pdf.h5")  # fmt: skip
+              help="FIGURE.pdf, .png or .svg; may be repeated. The arrays drawn are kept in FIGURE.pdf.h5")  # fmt: skip
 def command(
     files: tuple[Path, ...],
     kind: str,
@@ -97,8 +97,8 @@ def draw(
         chosen = [s for s in spectra if parts is None or matches(s.part, parts)]
         if not spectra and batches_of(opened, epoch):
             raise LandscapeError(
-                f"{file} holds mini-batches only, which have no density to draw: `landscape saddle {file}` prints them, "
-                f"`landscape spectrum CHECKPOINT --per-class -o {file}` adds classes"
+                f"{file} holds mini-batches only, which have no density to draw: `landscape saddle {file}` prints "
+                f"them, `landscape spectrum CHECKPOINT --per-class -o {file}` adds classes"
             )
         if not chosen:
             held = ", ".join(s.part for s in spectra[:8]) or "none yet"

@@ -65,9 +65,9 @@ def print_batch_table(file: SpectrumFile, epoch: int | None, console: Console) -
         console.print(f"{where}λ_min < −floor in {record.share_negative:.0%} of the batches{penalty}", soft_wrap=True)
         if record.num_unconverged:
             console.print(
-                f"{where}{record.num_unconverged} of {len(record.values)} batches did not converge: an eigenvalue missed "
-                f"the tolerance {record.tol:g} in {record.max_matvecs} products; --overwrite with a larger --max-matvecs "
-                "measures them again",
+                f"{where}{record.num_unconverged} of {len(record.values)} batches did not converge: an eigenvalue "
+                f"missed the tolerance {record.tol:g} in {record.max_matvecs} products; --overwrite with a larger "
+                "--max-matvecs measures them again",
                 style="yellow",
                 soft_wrap=True,
             )

@@ -49,7 +49,7 @@ def _locked(lock: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Between opening and locking, the previous holder may have removed the file: then this lock guards nothing.
-            if lock.exists() and os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+            if os.fstat(descriptor).st_nlink:
                 return descriptor
         except BaseException:
             os.close(descriptor)

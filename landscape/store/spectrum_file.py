@@ -60,7 +60,8 @@ def check_output(path: str | os.PathLike[str]) -> None:
         raise LandscapeError(f"-o '{path}': spectra go into a file that ends in {' or '.join(SUFFIXES)}")
     if path.exists() and not holds_spectra(path):
         raise LandscapeError(
-            f"-o '{path}' is there and was not written by `landscape spectrum`, so it is not replaced: give another -o"
+            f"-o '{path}' is there and is no file of `landscape spectrum`, so it is not replaced: give another -o, or "
+            "remove it first"
         )
 
 
@@ -125,7 +126,7 @@ class SpectrumFile:
             overwrite: replace a file that is already there.
 
         Raises:
-            LandscapeError: as :func:`check_output`; the file exists and ``overwrite`` is false, or it cannot be written.
+            LandscapeError: as :func:`check_output`; the file exists and ``overwrite`` is false; it cannot be written.
             TypeError: a value of ``meta`` is neither a scalar nor a sequence of numbers or words.
         """
         path = Path(path)
@@ -196,7 +197,7 @@ class SpectrumFile:
         return type(self).open(self.path)
 
     def as_sweep(self, epoch: int) -> Self:
-        """The same file as a sweep of one checkpoint: what it holds moves below ``epoch/<n>/``, so that others can join.
+        """The same file as a sweep of one checkpoint, which others can join: what it holds moves below ``epoch/<n>/``.
 
         Raises:
             LandscapeError: the file cannot be written.

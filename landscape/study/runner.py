@@ -106,7 +106,8 @@ def run_study(
     In a sweep each checkpoint's parts go below ``epoch/<n>/``, and the search for a part's eigenpairs starts from the
     vectors of the same part one checkpoint earlier: those in memory, or in the file if they were kept there. After an
     interruption without kept vectors one checkpoint starts cold, so its numbers may differ within their tolerance. A
-    budget is shared evenly among the checkpoints that are left. Checkpoints can be added to a sweep later.
+    budget is shared evenly among the checkpoints that are left. Checkpoints can be added to a sweep later, and the file
+    of a single checkpoint becomes a sweep when it is one of several.
 
     Args:
         subject: a checkpoint, or a sweep over several.

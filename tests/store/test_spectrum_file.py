@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shutil
 import subprocess
@@ -191,6 +192,50 @@ def test_atomic_replacement_shows_nothing_before_the_end(tmp_path: Path) -> None
         temporary.write_text("whole")
         assert not target.exists()
     assert target.read_text() == "whole"
+
+
+def test_two_writers_have_two_temporary_files_and_only_leftovers_are_removed(tmp_path: Path) -> None:
+    target = tmp_path / "x.h5"
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    leftover = tmp_path / f".x.h5.{int(ended.stdout)}.partial"
+    running, other = tmp_path / f".x.h5.{os.getppid()}.partial", tmp_path / ".x.h5.notes.partial"
+    for path in (leftover, running, other):
+        path.write_text("half")
+    with atomic_replacement(target) as temporary:
+        assert str(os.getpid()) in temporary.name
+        temporary.write_text("whole")
+    assert sorted(tmp_path.iterdir()) == sorted([target, running, other])
+
+
+def test_nothing_but_spectra_is_replaced(spectra: SpectrumFile, tmp_path: Path) -> None:
+    for name, words in (("x.safetensors", "ends in .h5 or .hdf5"), ("x.h5", "is not replaced")):
+        (tmp_path / name).write_text("weights")
+        with pytest.raises(LandscapeError, match=words):
+            SpectrumFile.create(tmp_path / name, META, overwrite=True)
+        assert (tmp_path / name).read_text() == "weights"
+    spectra.write_part(small_part("all"))
+    assert SpectrumFile.create(spectra.path, META, overwrite=True).complete_parts() == []
+
+
+def test_mini_batches_that_lost_a_field_are_named(spectra: SpectrumFile) -> None:
+    spectra.write_batches(batches())
+    with h5py.File(spectra.path, "r+") as file:
+        del file["spectra/batches/converged"]
+    with pytest.raises(LandscapeError, match=r"mini-batches of .* are damaged.*'converged'"):
+        spectra.read_batches()
+
+
+def test_summaries_say_what_the_parts_themselves_say(spectra: SpectrumFile) -> None:
+    part = small_part("class/3/layer/fc")
+    pairs = dataclasses.replace(part.pairs, vectors=np.eye(40, 13))
+    spectra.write_part(dataclasses.replace(part, pairs=pairs), layer_unit="stage")
+    one = part_spectrum("all", num_parameters=40, num_probes=1, num_steps=6)
+    spectra.write_part(one)
+    layer, whole = spectra.summaries()["class/3/layer/fc"], spectra.summaries()["all"]
+    assert layer.relative_width == pytest.approx(part.density.relative_width)
+    assert (layer.num_probes, layer.has_vectors, layer.layer_unit) == (2, True, "stage")
+    assert (whole.num_probes, whole.has_vectors, whole.layer_unit) == (1, False, None)
+    assert whole.relative_width == np.inf
 
 
 def test_incomplete_part_is_not_read_and_is_rewritten_around_its_layers(spectra: SpectrumFile) -> None:
