@@ -179,9 +179,9 @@ def command(
 
     Several CHECKPOINTs of one training (`runs/x/epoch-*.safetensors`) make a sweep: one file, parts by epoch, each
     search started from the eigenvectors of the epoch before. Foreign checkpoints have the last number in their file's
-    name as epoch. The same command adds the epochs that have come since. A sweep begins with two checkpoints: the file
-    of one becomes a sweep when its checkpoint is named among others. After an interruption the first missing epoch
-    starts cold unless `--vectors` kept the vectors, so its numbers then agree within `--tol` only.
+    name as epoch. The same command adds the epochs that have come since; the file of one checkpoint becomes a sweep
+    when that checkpoint is named among several. After an interruption the first missing epoch starts cold unless
+    `--vectors` kept the vectors of the one before, so its numbers then agree within `--tol` only.
 
     Every part is written as soon as it is done. The same command again goes on with the parts that are missing. Without
     `--budget` a part gets probes until `--target` or `--max-probes`.
