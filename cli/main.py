@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import landscape
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, did_you_mean
 
 click.rich_click.TEXT_MARKUP = "markdown"
 click.rich_click.SHOW_ARGUMENTS = True
@@ -47,6 +47,12 @@ class _LazyGroup(click.RichGroup):
             return click.RichCommand(name=cmd_name, help=_COMMANDS[cmd_name])
         return importlib.import_module(f"{__package__}.{cmd_name}").command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        name = args[0]
+        if name not in _COMMANDS and not name.startswith("-"):
+            ctx.fail(f"No such command '{name}'{did_you_mean(name, _COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         self._writing_help = True
         try:
@@ -76,8 +82,10 @@ def cli() -> None:
 def main() -> None:
     """Run the command; exit 0 when done, 1 when it failed, 2 for a wrong call."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    # Taken out here, since people add it at the end of the line that failed, where it would belong to the command.
+    debug = "--debug" in sys.argv
     try:
-        status = cli.main(standalone_mode=False)
+        status = cli.main([word for word in sys.argv[1:] if word != "--debug"], standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except BrokenPipeError:
         # The reader (`head`, a pager) has seen enough; Python must not flush into the closed pipe once more.
@@ -97,7 +105,7 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:
         message = _for_users(error)
-        if message is None or "--debug" in sys.argv:
+        if message is None or debug:
             raise
         errors.print(f"[bold red]error:[/] {escape(message)}")
         sys.exit(1)

@@ -10,9 +10,11 @@ from rich.console import Console
 
 from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
-from landscape.plotting import Drawing, class_bars, density_grid, save_drawing
+from landscape.plotting import Drawing, check_drawing_paths, class_bars, density_grid, save_drawing
 from landscape.plotting.style import Column
 from landscape.store import SpectrumFile
+
+from .tables import batches_of
 
 KINDS = {
     "density": "one panel a part: eigenvalues per decade against λ, outliers, λ_min, ν",
@@ -26,14 +28,14 @@ KINDS = {
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.h5…")
 @click.option("--kind", type=click.Choice(list(KINDS)), default="density", show_default=True)
 @click.option("--parts", metavar="GLOB",
-              help="only parts whose path matches, for example 'class/*', 'group/tail' or 'class/3/layer/*'; "
-                   "a * stays within one level of the path")  # fmt: skip
+              help="only parts whose path matches, for example 'class/\\*', 'group/tail' or 'class/3/layer/\\*'; "
+                   "a \\* stays within one level of the path")  # fmt: skip
 @click.option("--epoch", type=click.IntRange(0), help="of a sweep over checkpoints [default: the last that is there]")
 @click.option("--names", metavar="A,B", help="what the files are called in the legend [default: file names]")
 @click.option("--column", type=click.Choice(["single", "double", "wide"]), default="double", show_default=True,
               help="width of the printed figure")  # fmt: skip
 @click.option("-o", "--output", "outputs", multiple=True, required=True, type=click.Path(path_type=Path),
-              help="FIGURE.pdf, .png or .svg; may be repeated. The arrays drawn are kept beside it")  # fmt: skip
+              help="FIGURE.pdf, .png or .svg; may be repeated. The arrays drawn are kept in FIGURE.pdf.h5")  # fmt: skip
 def command(
     files: tuple[Path, ...],
     kind: str,
@@ -43,6 +45,8 @@ def command(
     column: Column,
     outputs: tuple[Path, ...],
 ) -> None:
+    for output in outputs:
+        check_drawing_paths(output)
     drawing = draw(files, kind, parts=parts, epoch=epoch, names=names.split(",") if names else None, column=column)
     console, problems = Console(highlight=False), Console(stderr=True, highlight=False)
     with warnings.catch_warnings(record=True) as caught:
@@ -91,6 +95,11 @@ def draw(
         opened = SpectrumFile.open(file)
         spectra = opened.read_epoch(epoch)
         chosen = [s for s in spectra if parts is None or matches(s.part, parts)]
+        if not spectra and batches_of(opened, epoch):
+            raise LandscapeError(
+                f"{file} holds mini-batches only, which have no density to draw: `landscape saddle {file}` prints "
+                f"them, `landscape spectrum CHECKPOINT --per-class -o {file}` adds classes"
+            )
         if not chosen:
             held = ", ".join(s.part for s in spectra[:8]) or "none yet"
             raise LandscapeError(

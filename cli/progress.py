@@ -99,7 +99,8 @@ class StudyBar(_WithBar):
         if estimate.batches:
             work.append(f"{_several(estimate.batches, 'mini-batch', 'mini-batches')}{'' if estimate.parts else where}")
         # A probe more for every part that has not met its target.
-        more = f", up to {estimate.most:.1f} times as much where intervals stay wide" if estimate.most > 1.05 else ""
+        wide = estimate.parts and estimate.most > 1.05
+        more = f", up to {estimate.most:.1f} times as much where intervals stay wide" if wide else ""
         console.print(
             f"{self.title}{', '.join(work)}: {_passes(estimate.passes)}, {_duration(estimate.seconds)}, "
             f"{_size(estimate.bytes)} of memory{more}",
@@ -142,8 +143,12 @@ class StudyBar(_WithBar):
             # More probes than the least that was announced.
             self.progress.update(self.task, total=state.completed)
 
-    def skipped(self, part: Part) -> None:
-        console.print(f"  {_title(part)}: already there", style="dim", markup=False)
+    def skipped(self, part: Part, remark: str) -> None:
+        said = f", {remark}" if remark else ""
+        # A remark is a reason to look, so it is not dimmed.
+        console.print(
+            f"  {_title(part)}: already there{said}", style="" if remark else "dim", markup=False, soft_wrap=True
+        )
 
     def note(self, text: str) -> None:
         console.print(f"  {text}", style="yellow", markup=False, soft_wrap=True)

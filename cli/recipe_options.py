@@ -10,6 +10,8 @@ import rich_click as click
 
 from landscape.training.recipe import Recipe
 
+from .checks import finite, int64
+
 _SPECIAL = {"data.source": "--data", "loss.gamma": "--loss-gamma", "optimizer.gamma": "--stage-gamma"}
 _TITLES = {
     "data": "Data",
@@ -69,6 +71,8 @@ def recipe_options(
             else:
                 plain = next(iter({int, float} & {field.annotation, *typing.get_args(field.annotation)}), str)
                 kind = {"type": plain, "metavar": "TEXT" if plain is str else "NUMBER"}
+                if plain is not str:
+                    kind["callback"] = finite if plain is float else int64
             function = click.option(flag, f"{section}__{name}", help=text.strip(), **kind)(function)
         titled: list[Any] = [{"name": title, "options": flags} for title, flags in reversed(groups.items())]
         click.rich_click.OPTION_GROUPS.setdefault(f"* {command}", []).extend(titled)

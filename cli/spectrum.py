@@ -12,9 +12,11 @@ from rich.markup import escape
 
 from landscape.curvature import MeasureSettings
 from landscape.errors import LandscapeError
-from landscape.store import SpectrumFile
+from landscape.store import SpectrumFile, check_output
 from landscape.study import Budget, StudyPlan, run_study
+from landscape.study.plan import BATCH_SIZE
 
+from .checks import finite, int64
 from .progress import StudyBar, console
 from .subject_options import subject_of, subject_options, sweep_of
 from .tables import print_batch_table, print_saddle_table
@@ -76,10 +78,11 @@ click.rich_click.OPTION_GROUPS["* spectrum"] = [
     metavar="N",
     help="the ends of the spectrum on N mini-batches of the split, drawn with the seed; no density",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="images a mini-batch")
+@click.option("--batch-size", type=click.IntRange(1), default=BATCH_SIZE, show_default=True, help="images a mini-batch")
 @click.option(
     "--weight-decay",
     type=click.FloatRange(0),
+    callback=finite,
     default=0.0,
     show_default=True,
     metavar="WD",
@@ -104,6 +107,7 @@ click.rich_click.OPTION_GROUPS["* spectrum"] = [
 @click.option(
     "--target",
     type=click.FloatRange(0, min_open=True),
+    callback=finite,
     default=_DEFAULT.target,
     show_default=True,
     help="stop adding probes to a part when the 95 % interval of its negative mass M₋ is this share of it, either way",
@@ -114,6 +118,7 @@ click.rich_click.OPTION_GROUPS["* spectrum"] = [
 @click.option(
     "--tol",
     type=click.FloatRange(0, min_open=True),
+    callback=finite,
     default=_DEFAULT.tol,
     show_default=True,
     help="residual of a pair over the largest |λ|",
@@ -127,7 +132,7 @@ click.rich_click.OPTION_GROUPS["* spectrum"] = [
 @click.option(
     "--steps", type=click.IntRange(2), default=_DEFAULT.num_steps, show_default=True, help="Lanczos steps a probe"
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), callback=int64, default=0, show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
 @click.option("--batch-norm", type=click.Choice(["eval", "batch"]), default="eval", show_default=True,
               help="running statistics, or those of the part, which must then fit one chunk")  # fmt: skip
@@ -137,10 +142,11 @@ click.rich_click.OPTION_GROUPS["* spectrum"] = [
 @click.option("--device", default="auto", show_default=True)
 @click.option("--vectors", "keep_vectors", is_flag=True, help="store the eigenvectors; each is as large as the model")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="results file, FILE.h5")
-@click.option("--overwrite", is_flag=True, help="start the file again")
+@click.option("--overwrite", is_flag=True, help="start the file again; nothing but spectra is ever replaced")
 @click.option(
     "--logit-scale",
     type=click.FloatRange(0, min_open=True),
+    callback=finite,
     metavar="S",
     help="of a foreign checkpoint with a cosine head: the loss is taken of S times its outputs [default: 1]",
 )
@@ -173,7 +179,9 @@ def command(
 
     Several CHECKPOINTs of one training (`runs/x/epoch-*.safetensors`) make a sweep: one file, parts by epoch, each
     search started from the eigenvectors of the epoch before. Foreign checkpoints have the last number in their file's
-    name as epoch. The same command adds the epochs that have come since.
+    name as epoch. The same command adds the epochs that have come since; the file of one checkpoint becomes a sweep
+    when that checkpoint is named among several. After an interruption the first missing epoch starts cold unless
+    `--vectors` kept the vectors of the one before, so its numbers then agree within `--tol` only.
 
     Every part is written as soon as it is done. The same command again goes on with the parts that are missing. Without
     `--budget` a part gets probes until `--target` or `--max-probes`.
@@ -192,6 +200,7 @@ def command(
     )
     if settings.max_probes < probes:
         raise click.UsageError(f"--max-probes {settings.max_probes} is less than --probes {probes}")
+    check_output(output)
     plan = StudyPlan(**options, layers=layers or None, num_batches=num_batches or 0, settings=settings)
     # One more checkpoint for a sweep that is there already is a sweep too.
     goes_on = output.exists() and not overwrite and SpectrumFile.open(output).is_sweep

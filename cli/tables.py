@@ -63,6 +63,14 @@ def print_batch_table(file: SpectrumFile, epoch: int | None, console: Console) -
         where = "" if found is None else f"epoch {found}: "
         penalty = f"; with the penalty of weight decay {record.weight_decay:g}" if record.weight_decay else ""
         console.print(f"{where}λ_min < −floor in {record.share_negative:.0%} of the batches{penalty}", soft_wrap=True)
+        if record.num_unconverged:
+            console.print(
+                f"{where}{record.num_unconverged} of {len(record.values)} batches did not converge: an eigenvalue "
+                f"missed the tolerance {record.tol:g} in {record.max_matvecs} products; --overwrite with a larger "
+                "--max-matvecs measures them again",
+                style="yellow",
+                soft_wrap=True,
+            )
 
 
 def batches_of(file: SpectrumFile, epoch: int | None) -> dict[int | None, BatchSpectra]:
@@ -101,7 +109,11 @@ def part_name(spectrum: PartSpectrum) -> str:
 def _share(interval: Interval) -> str:
     if math.isnan(interval.value):
         return "–"
-    return f"{100 * interval.value:.0f}±{50 * (interval.high - interval.low):.0f}%"
+    value, low, high = (100 * share for share in (interval.value, interval.low, interval.high))
+    # An interval that was cut at an end is not as wide on both sides; ± would leave the range of a share.
+    if low <= 0 < value or high >= 100 > value:
+        return f"{value:.0f} ({low:.0f}–{high:.0f})%"
+    return f"{value:.0f}±{(high - low) / 2:.0f}%"
 
 
 _COLUMNS = [

@@ -329,6 +329,8 @@ def test_what_is_no_budget_is_quoted(text: str) -> None:
 def test_settings_that_mean_nothing_alone_are_refused() -> None:
     with pytest.raises(LandscapeError, match=r"--weight-decay 0\.1 belongs to --per-batch"):
         StudyPlan(weight_decay=0.1)
+    with pytest.raises(LandscapeError, match=r"--batch-size 64 belongs to --per-batch"):
+        StudyPlan(batch_size=64)
     with pytest.raises(LandscapeError, match="--layer-unit stage says what a layer is: add --per-layer"):
         StudyPlan(layer_unit="stage")
     assert StudyPlan(layer_unit="tensor", layers=("fc*",)).num_batches == 0
@@ -344,10 +346,21 @@ def test_a_layer_of_another_unit_does_not_pass_for_the_one_that_is_there(
     path = tmp_path / "x.h5"
     plan = StudyPlan(layers=("fc1",), settings=SETTINGS)
     run_study(subject, plan, path)
-    # A stage of this network is one module, so the file goes on with it.
-    run_study(subject, dataclasses.replace(plan, layer_unit="stage", layers=("fc1", "head")), path)
-    assert SpectrumFile.open(path).part_sizes() == {"layer/fc1": (494, 4160), "layer/head": (494, 650)}
+    run_study(subject, dataclasses.replace(plan, layers=("fc1", "head")), path)
+    known = SpectrumFile.open(path).summaries()
+    assert {part: (each.num_samples, each.num_parameters) for part, each in known.items()} == {
+        "layer/fc1": (494, 4160),
+        "layer/head": (494, 650),
+    }
+    assert {each.layer_unit for each in known.values()} == {"module"}
     assert spent_on(made, "least") == [494, 494]
+    # A stage of this network is one module, but not of every network; parts that are no layers may join.
+    before = path.read_bytes()
+    with pytest.raises(LandscapeError, match="holds layers by --layer-unit module, this run has stage"):
+        run_study(subject, dataclasses.replace(plan, layer_unit="stage", layers=("fc2",)), path)
+    assert path.read_bytes() == before
+    run_study(subject, StudyPlan(classes="9", settings=SETTINGS), path)
+    assert SpectrumFile.open(path).summaries()["class/9"].layer_unit is None
     usual = runner.plan_parts
 
     def fewer(*arguments: Any) -> list[Part]:

@@ -60,7 +60,7 @@ class Recorder(Quiet):
     def product(self, count: int) -> None:
         self.products += count
 
-    def skipped(self, part: Part) -> None:
+    def skipped(self, part: Part, remark: str) -> None:
         self.already.append(part.path)
 
 

@@ -51,7 +51,7 @@ class Recorder(Quiet):
         assert number == len(self.measured) < total
         self.measured.append(part.path)
 
-    def skipped(self, part: Part) -> None:
+    def skipped(self, part: Part, remark: str) -> None:
         self.already.append(part.path)
 
     def note(self, text: str) -> None:
@@ -227,10 +227,66 @@ def test_a_sweep_and_a_single_checkpoint_do_not_share_a_file(run: Path, swept: P
         run_study(open_subject(run), PLAN, swept)
     single = tmp_path / "x.h5"
     run_study(open_subject(run), PLAN, single)
-    with pytest.raises(LandscapeError, match="holds one checkpoint, this is a sweep"):
+    before = single.read_bytes()
+    with pytest.raises(LandscapeError, match=r"holds one checkpoint, .*last.safetensors, which is not among these"):
         run_study(open_sweep(epochs_of(run, 1, 2)), PLAN, single)
+    coarse = dataclasses.replace(PLAN, settings=dataclasses.replace(SHARP, tol=0.1))
+    with pytest.raises(LandscapeError, match="with tol = "):
+        run_study(open_sweep(epochs_of(run, 1, 2, 3)), coarse, single)
+    assert single.read_bytes() == before
     file = run_study(open_sweep(epochs_of(run, 1)), PLAN, single, overwrite=True)
     assert file.complete_parts() == ["epoch/1/class/0", "epoch/1/class/9"]
+
+
+def test_the_file_of_one_checkpoint_becomes_a_sweep_of_several(run: Path, swept: Path, tmp_path: Path) -> None:
+    """A glob that matched one file at first."""
+    path = tmp_path / "x.h5"
+    plan = StudyPlan(classes="0", layers=("head",), num_batches=2, batch_size=20, dtype="float64", settings=SHARP)
+    single = run_study(open_subject(epochs_of(run, 2)[0]), PLAN, path)
+    run_study(open_subject(epochs_of(run, 2)[0]), plan, path)
+    before, batches = {part.part: part for part in single.read_all()}, single.read_batches()
+    heard = Recorder()
+    file = run_study(open_sweep(epochs_of(run, 1, 2)), PLAN, path, progress=heard)
+    assert heard.measured == ["epoch/1/class/0", "epoch/1/class/9"]
+    assert heard.already == ["epoch/2/class/0", "epoch/2/class/9"]
+    after = {part.part: part for part in file.read_all(2)}
+    assert list(after) == [f"epoch/2/{part}" for part in before]
+    for part, spectrum in before.items():
+        np.testing.assert_array_equal(after[f"epoch/2/{part}"].density.nodes, spectrum.density.nodes)
+    moved = file.read_batches(2)
+    assert batches is not None
+    assert moved is not None
+    np.testing.assert_array_equal(moved.values, batches.values)
+    known, expected = file.meta, SpectrumFile.open(swept).meta
+    assert known["epochs"].tolist() == [1, 2]
+    assert known["checkpoints_sha256"] == expected["checkpoints_sha256"][:2]
+    np.testing.assert_array_equal(known["check_noise"], expected["check_noise"][:2])
+    assert set(known) == set(expected)
+
+
+def test_a_layer_alone_moves_without_the_class_above_it(run: Path, tmp_path: Path) -> None:
+    plan = StudyPlan(classes="0", layers=("head",), dtype="float64", settings=SHARP)
+    run_study(open_subject(epochs_of(run, 1)[0]), plan, tmp_path / "x.h5")
+    file = run_study(open_sweep(epochs_of(run, 1, 2)), plan, tmp_path / "x.h5")
+    assert [part.part for part in file.read_all()] == [f"epoch/{n}/class/0/layer/head" for n in (1, 2)]
+
+
+def test_two_studies_do_not_write_one_file(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+
+    class Second(Quiet):
+        refused = 0
+
+        def part(self, part: Part, number: int, total: int, products: int) -> None:
+            with pytest.raises(LandscapeError, match=r"another run writes .*x\.h5' \(process \d+\): wait"):
+                run_study(open_subject(run), PLAN, path, overwrite=True)
+            self.refused += 1
+
+    heard = Second()
+    file = run_study(open_subject(run), PLAN, path, progress=heard)
+    assert heard.refused == 2
+    assert file.complete_parts() == ["class/0", "class/9"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_another_setting_of_a_sweep_is_refused_and_named(run: Path, swept: Path) -> None:
@@ -306,6 +362,8 @@ def test_mini_batches_of_every_epoch_are_kept_and_extended(run: Path, tmp_path: 
     np.testing.assert_array_equal(more.values[:2], first.values)
     assert len(more.values) == 3
     assert dict(describe(path))["mini-batches"] == "3 of epoch 2"
+    assert more.converged.all()
+    assert more.max_matvecs == SHARP.max_matvecs
     for change, words in (({"batch_size": 21}, "batch_size = 20"), ({"weight_decay": 0.5}, "weight_decay = 0,")):
         with pytest.raises(LandscapeError, match=f"mini-batches with {words}.*--overwrite"):
             run_study(sweep, dataclasses.replace(plan, **change), path)  # type: ignore[arg-type]

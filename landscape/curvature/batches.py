@@ -79,9 +79,16 @@ def batch_spectra(
         raise LandscapeError(
             f"num_batches = {num_batches}, weight_decay = {weight_decay:g}: at least 1 batch and no negative penalty"
         )
-    record = known or _empty(problem, k, batch_size=batch_size, weight_decay=weight_decay, tol=tol, seed=seed)
-    settings = {"batch_size": batch_size, "weight_decay": weight_decay, "tol": tol, "seed": seed}
-    for key, value in {**settings, "num_samples": problem.num_samples}.items():
+    settings: dict[str, Any] = {
+        "batch_size": batch_size,
+        "num_samples": problem.num_samples,
+        "weight_decay": weight_decay,
+        "tol": tol,
+        "max_matvecs": max_matvecs,
+        "seed": seed,
+    }
+    record = known or _empty(min(2 * k, problem.num_parameters), settings)
+    for key, value in settings.items():
         if getattr(record, key) != value:
             raise LandscapeError(f"the batches known have {key} = {getattr(record, key)}, not {value}")
     if record.values.shape[1] != min(2 * k, problem.num_parameters):
@@ -118,6 +125,7 @@ def _measure(
     row = {
         "values": pairs.values + weight_decay,
         "residuals": pairs.residuals,
+        "converged": pairs.converged,
         "losses": loss + 0.5 * weight_decay * float(point @ point),
         "gradient_norms": float((gradient.double() + weight_decay * point).norm()),
         "noise_floors": NOISE_MARGIN * batch.check.noise * largest,
@@ -125,18 +133,15 @@ def _measure(
     return row, pairs.num_matvecs
 
 
-def _empty(problem: Problem, k: int, *, batch_size: int, weight_decay: float, tol: float, seed: int) -> BatchSpectra:
-    rows = np.zeros((0, min(2 * k, problem.num_parameters)))
+def _empty(num_values: int, settings: dict[str, Any]) -> BatchSpectra:
+    rows = np.zeros((0, num_values))
     return BatchSpectra(
         values=rows,
         residuals=rows,
+        converged=rows.astype(bool),
         losses=np.zeros(0),
         gradient_norms=np.zeros(0),
         noise_floors=np.zeros(0),
-        batch_size=batch_size,
-        num_samples=problem.num_samples,
-        weight_decay=weight_decay,
-        tol=tol,
         num_matvecs=0,
-        seed=seed,
+        **settings,
     )

@@ -507,6 +507,7 @@ class BatchSpectra(Record):
 
     values: Array  # (N, p) eigenvalues, ascending in each row: the k smallest, then the k largest; p = min(2k, n)
     residuals: Array  # (N, p) ‖Hv − θv‖₂ of each, from a fresh product
+    converged: Array  # (N, p) bool, residual ≤ tol · max|θ| of the loss without penalty
     losses: Array  # (N,) L_B + ½ · weight_decay · ‖θ‖², nats
     gradient_norms: Array  # (N,) ‖∇‖₂ of the same
     noise_floors: Array  # (N,) absolute; below it the sign of an eigenvalue means nothing
@@ -514,6 +515,7 @@ class BatchSpectra(Record):
     num_samples: int  # samples that the batches were drawn from
     weight_decay: float  # coefficient of the penalty, the unit of an eigenvalue
     tol: float  # relative tolerance asked of the residuals
+    max_matvecs: int  # products a batch, at most
     num_matvecs: int  # products spent, all batches
     seed: int  # of the draw and of the start vectors
 
@@ -526,6 +528,11 @@ class BatchSpectra(Record):
     def lambda_max(self) -> Array:
         """(N,) largest eigenvalue of each batch."""
         return np.asarray(self.values[:, -1])
+
+    @property
+    def num_unconverged(self) -> int:
+        """Batches with a pair that missed the tolerance before the products were spent."""
+        return int(np.sum(~self.converged.all(axis=1)))
 
     @property
     def share_negative(self) -> float:

@@ -2,11 +2,12 @@
 
 from landscape.plotting.classes import class_bars
 from landscape.plotting.density import DensityCurve, density_curve, density_grid
-from landscape.plotting.style import Drawing, save_drawing, save_figure, style
+from landscape.plotting.style import Drawing, check_drawing_paths, save_drawing, save_figure, style
 
 __all__ = [
     "DensityCurve",
     "Drawing",
+    "check_drawing_paths",
     "class_bars",
     "density_curve",
     "density_grid",

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from landscape.atomic import atomic_replacement
 from landscape.errors import LandscapeError
+from landscape.store import holds_spectra
 
 Column = Literal["single", "double", "wide"]
 
@@ -169,16 +170,32 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def _array_path(figure_path: Path) -> Path:
+    return figure_path.with_name(figure_path.name + ".h5")
+
+
+def check_drawing_paths(path: str | os.PathLike[str]) -> None:
+    """A drawing never replaces spectra.
+
+    Raises:
+        LandscapeError: spectra lie where the figure or its arrays would go.
+    """
+    for target in (Path(path), _array_path(Path(path))):
+        if holds_spectra(target):
+            raise LandscapeError(f"'{target}' holds spectra, the drawing of '{path}' would replace it: give another -o")
+
+
 def save_drawing(drawing: Drawing, path: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Write the figure and, beside it, ``PATH.h5`` with the arrays it shows; returns both paths.
 
     The suffix is added to the whole name (``grid.pdf.h5``), since ``grid.h5`` may well be the file of the spectra.
 
     Raises:
-        LandscapeError: as :func:`save_figure`.
+        LandscapeError: as :func:`save_figure` and :func:`check_drawing_paths`.
     """
+    check_drawing_paths(path)
     figure_path = save_figure(drawing.figure, path)
-    array_path = figure_path.with_name(figure_path.name + ".h5")
+    array_path = _array_path(figure_path)
     with atomic_replacement(array_path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["schema"] = "landscape-drawing"
         file.attrs["schema_version"] = 1

@@ -1,5 +1,25 @@
 """Results on disk: the HDF5 schema, written part by part, resumed and read back (no torch)."""
 
-from landscape.store.spectrum_file import MetaValue, SpectrumFile, describe, epoch_prefix, split_epoch
+from landscape.store.lock import writing
+from landscape.store.spectrum_file import (
+    MetaValue,
+    PartSummary,
+    SpectrumFile,
+    check_output,
+    describe,
+    epoch_prefix,
+    holds_spectra,
+    split_epoch,
+)
 
-__all__ = ["MetaValue", "SpectrumFile", "describe", "epoch_prefix", "split_epoch"]
+__all__ = [
+    "MetaValue",
+    "PartSummary",
+    "SpectrumFile",
+    "check_output",
+    "describe",
+    "epoch_prefix",
+    "holds_spectra",
+    "split_epoch",
+    "writing",
+]

@@ -35,6 +35,36 @@ MetaValue = str | int | float | bool | Sequence[str] | Sequence[int] | Sequence[
 _PART_PATH = re.compile(r"(epoch/(0|[1-9]\d*)/)?(all|layer/[^/]+|(class|group)/[^/]+(/layer/[^/]+)?)")
 
 
+SUFFIXES = (".h5", ".hdf5")
+
+
+def holds_spectra(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a spectrum file of ours, of any version."""
+    if not Path(path).is_file() or not h5py.is_hdf5(path):
+        return False
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("schema") == SCHEMA)
+    except OSError:
+        return False
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Nothing but a spectrum file is ever replaced, and a spectrum file has a suffix that says so.
+
+    Raises:
+        LandscapeError: another suffix, or something else is there, such as a checkpoint.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise LandscapeError(f"-o '{path}': spectra go into a file that ends in {' or '.join(SUFFIXES)}")
+    if path.exists() and not holds_spectra(path):
+        raise LandscapeError(
+            f"-o '{path}' is there and is no file of `landscape spectrum`, so it is not replaced: give another -o, or "
+            "remove it first"
+        )
+
+
 def split_epoch(part: str) -> tuple[int | None, str]:
     """``epoch/10/class/3`` as ``(10, "class/3")``; a part of a single checkpoint has no epoch."""
     match = re.match(r"epoch/(\d+)/", part)
@@ -44,6 +74,32 @@ def split_epoch(part: str) -> tuple[int | None, str]:
 def epoch_prefix(epoch: int | None) -> str:
     """What stands before the parts of one checkpoint of a sweep: ``epoch/10/``; nothing for a single checkpoint."""
     return "" if epoch is None else f"epoch/{epoch}/"
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """What a stored part is and how well it is known."""
+
+    num_samples: int
+    num_parameters: int
+    num_probes: int
+    relative_width: float  # half-width of the 95 % interval of M₋ over M₋; infinite for a single probe
+    has_vectors: bool
+    layer_unit: str | None  # of a layer: tensor, module or stage
+
+
+def _summary(group: h5py.Group) -> PartSummary:
+    mass = group["saddle/negative_mass"].attrs
+    half = float(mass["high"] - mass["value"])
+    unit = group.attrs.get("layer_unit")
+    return PartSummary(
+        num_samples=int(group.attrs["num_samples"]),
+        num_parameters=int(group.attrs["num_parameters"]),
+        num_probes=len(group["density/probe_mass"]),
+        relative_width=half / float(mass["value"]) if 0 < half < np.inf else half,
+        has_vectors="vectors" in group["pairs"],
+        layer_unit=None if unit is None else str(unit),
+    )
 
 
 @dataclass(frozen=True)
@@ -70,10 +126,11 @@ class SpectrumFile:
             overwrite: replace a file that is already there.
 
         Raises:
-            LandscapeError: the file exists and ``overwrite`` is false, or it cannot be written.
+            LandscapeError: as :func:`check_output`; the file exists and ``overwrite`` is false; it cannot be written.
             TypeError: a value of ``meta`` is neither a scalar nor a sequence of numbers or words.
         """
         path = Path(path)
+        check_output(path)
         if path.exists() and not overwrite:
             raise LandscapeError(f"'{path}' already exists: give --overwrite to replace it, or another -o")
         with atomic_replacement(path) as temporary, h5py.File(temporary, "w") as file:
@@ -105,14 +162,10 @@ class SpectrumFile:
         with _open_checked(self.path) as file:
             return [path for path, group in _walk_parts(file["spectra"]) if _is_complete(group)]
 
-    def part_sizes(self) -> dict[str, tuple[int, int]]:
-        """Samples and parameters of every complete part, without reading the rest."""
+    def summaries(self) -> dict[str, PartSummary]:
+        """What every complete part is and how well it is known, without reading the arrays."""
         with _open_checked(self.path) as file:
-            return {
-                path: (int(group.attrs["num_samples"]), int(group.attrs["num_parameters"]))
-                for path, group in _walk_parts(file["spectra"])
-                if _is_complete(group)
-            }
+            return {path: _summary(group) for path, group in _walk_parts(file["spectra"]) if _is_complete(group)}
 
     def measured_epochs(self) -> list[int]:
         """Epochs of a sweep that have something complete, parts or mini-batches, ascending."""
@@ -143,6 +196,33 @@ class SpectrumFile:
             _write_meta(group, changes)
         return type(self).open(self.path)
 
+    def as_sweep(self, epoch: int) -> Self:
+        """The same file as a sweep of one checkpoint, which others can join: what it holds moves below ``epoch/<n>/``.
+
+        Raises:
+            LandscapeError: the file cannot be written.
+        """
+        checks = {key: [value] for key, value in self.meta.items() if key.startswith("check_")}
+        columns: dict[str, MetaValue] = {
+            "epochs": [epoch],
+            "checkpoints": [self.meta["checkpoint"]],
+            "checkpoints_sha256": [self.meta["checkpoint_sha256"]],
+            **checks,
+        }
+        with self._rewritten() as file:
+            meta, spectra = file["meta"], file["spectra"]
+            for key in ("checkpoint", "checkpoint_sha256", "epoch", *checks):
+                del meta.attrs[key]
+            _write_meta(meta, columns)
+            place = spectra.create_group(f"epoch/{epoch}", track_order=True)
+            for name in list(spectra):
+                if name != "epoch":
+                    spectra.move(name, f"{place.name}/{name}")
+            for path, group in _walk_parts(spectra):
+                if "part" in group.attrs:  # a class of which only layers are there has none
+                    group.attrs["part"] = path
+        return type(self).open(self.path)
+
     @contextmanager
     def _rewritten(self) -> Iterator[h5py.File]:
         """A copy to change, which replaces the file when the body succeeds."""
@@ -151,8 +231,12 @@ class SpectrumFile:
             with h5py.File(temporary, "r+") as file:
                 yield file
 
-    def write_part(self, spectrum: PartSpectrum) -> None:
+    def write_part(self, spectrum: PartSpectrum, *, layer_unit: str | None = None) -> None:
         """Add one part, or replace it where it stands; the layers stored below it stay.
+
+        Args:
+            spectrum: the part.
+            layer_unit: what a layer is (``tensor``, ``module`` or ``stage``), for the part of a layer.
 
         Raises:
             LandscapeError: ``spectrum.part`` is not a part path, or the file cannot be written.
@@ -166,6 +250,8 @@ class SpectrumFile:
             group = _require_part_group(file["spectra"], spectrum.part)
             _clear(group)
             spectrum.to_hdf5(group)
+            if layer_unit is not None:
+                group.attrs["layer_unit"] = layer_unit
             group.attrs["complete"] = True
 
     def write_batches(self, record: BatchSpectra, epoch: int | None = None) -> None:
@@ -181,11 +267,20 @@ class SpectrumFile:
             group.attrs["complete"] = True
 
     def read_batches(self, epoch: int | None = None) -> BatchSpectra | None:
-        """Mini-batch spectra of the checkpoint, or of one epoch of a sweep; ``None`` where there are none."""
+        """Mini-batch spectra of the checkpoint, or of one epoch of a sweep; ``None`` where there are none.
+
+        Raises:
+            LandscapeError: they lack a field.
+        """
         with _open_checked(self.path) as file:
             for found, group in _walk_batches(file["spectra"]):
                 if found == epoch:
-                    return BatchSpectra.from_hdf5(group)
+                    try:
+                        return BatchSpectra.from_hdf5(group)
+                    except KeyError as error:
+                        raise LandscapeError(
+                            f"the mini-batches of '{self.path}' are damaged, compute them again: {error.args[0]}"
+                        ) from error
         return None
 
     def read_part(self, part: str) -> PartSpectrum:
@@ -272,7 +367,7 @@ def describe(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
         )
         seconds = sum(float(group.attrs["seconds"]) for _, group in complete)
         batches = {epoch: len(group["values"]) for epoch, group in _walk_batches(file["spectra"])}
-        products += sum(int(group.attrs["num_matvecs"]) for _, group in _walk_batches(file["spectra"]))
+        batch_products = sum(int(group.attrs["num_matvecs"]) for _, group in _walk_batches(file["spectra"]))
     rows = [
         ("file", f"{spectra.path} ({spectra.path.stat().st_size / 1e6:.2f} MB)"),
         ("schema", f"{SCHEMA} {version}"),
@@ -287,9 +382,11 @@ def describe(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
         rows.append(("parts by epoch", _short(each, quote=False) or "none yet"))
     for epoch, count in batches.items():
         rows.append(("mini-batches", f"{count}" if epoch is None else f"{count} of epoch {epoch}"))
+    if batches:
+        rows.append(("products of mini-batches", str(batch_products)))
     if complete:
         rows.append(("verdicts", ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())))
-        rows.append(("work", f"{products} Hessian products, {seconds:.0f} s"))
+        rows.append(("products of pairs and densities", f"{products}; the parts took {seconds:.0f} s in all"))
     return rows
 
 

@@ -27,6 +27,9 @@ from landscape.errors import LandscapeError
 from landscape.study.cost import Budget
 from landscape.study.subject import Subject
 
+BATCH_SIZE = 128
+"""Images a mini-batch."""
+
 
 @dataclass(frozen=True)
 class StudyPlan:
@@ -44,7 +47,7 @@ class StudyPlan:
     layers: tuple[str, ...] | None = None  # globs; implies per_layer
     layer_unit: LayerUnit = "module"
     num_batches: int = 0  # mini-batches whose spectrum ends are measured beside the parts
-    batch_size: int = 128
+    batch_size: int = BATCH_SIZE
     weight_decay: float = 0.0  # L2 penalty of the mini-batch losses; the parts never have one
     split: Literal["train", "test"] = "train"
     loss: Literal["ce", "training"] = "ce"
@@ -60,6 +63,11 @@ class StudyPlan:
     def __post_init__(self) -> None:
         if self.layer_unit != "module" and not (self.per_layer or self.layers):
             raise LandscapeError(f"--layer-unit {self.layer_unit} says what a layer is: add --per-layer or --layers")
+        if self.batch_size != BATCH_SIZE and not self.num_batches:
+            raise LandscapeError(
+                f"--batch-size {self.batch_size} belongs to --per-batch N; --chunk-size says how many images of a part "
+                "pass at once"
+            )
         if self.weight_decay and not self.num_batches:
             raise LandscapeError(
                 f"--weight-decay {self.weight_decay:g} belongs to --per-batch N; the parts are measured without penalty"

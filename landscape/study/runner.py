@@ -22,7 +22,7 @@ from landscape.curvature.operators import free_memory
 from landscape.curvature.results import BatchSpectra
 from landscape.data import ImageSet
 from landscape.errors import LandscapeError
-from landscape.store import MetaValue, SpectrumFile, epoch_prefix
+from landscape.store import MetaValue, PartSummary, SpectrumFile, check_output, epoch_prefix, writing
 from landscape.study.cost import Cost, Ledger, estimate_cost, refuse_small_budget
 from landscape.study.plan import StudyPlan, build_problem, part_size, plan_parts
 from landscape.study.subject import Subject, Sweep, recipe_difference
@@ -55,7 +55,7 @@ class StudyProgress(Protocol):
     def batches(self, path: str, first: int, total: int) -> None: ...
     def refine(self, part: Part, width: float) -> None: ...
     def product(self, count: int) -> None: ...
-    def skipped(self, part: Part) -> None: ...
+    def skipped(self, part: Part, remark: str) -> None: ...
     def note(self, text: str) -> None: ...
 
 
@@ -77,7 +77,7 @@ class Quiet:
     def product(self, count: int) -> None:
         pass
 
-    def skipped(self, part: Part) -> None:
+    def skipped(self, part: Part, remark: str) -> None:
         pass
 
     def note(self, text: str) -> None:
@@ -106,7 +106,8 @@ def run_study(
     In a sweep each checkpoint's parts go below ``epoch/<n>/``, and the search for a part's eigenpairs starts from the
     vectors of the same part one checkpoint earlier: those in memory, or in the file if they were kept there. After an
     interruption without kept vectors one checkpoint starts cold, so its numbers may differ within their tolerance. A
-    budget is shared evenly among the checkpoints that are left. Checkpoints can be added to a sweep later.
+    budget is shared evenly among the checkpoints that are left. Checkpoints can be added to a sweep later, and the file
+    of a single checkpoint becomes a sweep when it is one of several.
 
     Args:
         subject: a checkpoint, or a sweep over several.
@@ -117,10 +118,13 @@ def run_study(
         progress: hears of everything.
 
     Raises:
-        LandscapeError: ``output`` holds results of another checkpoint, data set or setting, or the budget does not hold
-            the least that is measured.
+        LandscapeError: ``output`` is no spectrum file, holds results of another checkpoint, data set or setting, or is
+            written by another run; or the budget does not hold the least that is measured.
     """
-    return _Study(subject, plan, output, command, progress or Quiet()).go(overwrite=overwrite)
+    check_output(output)
+    study = _Study(subject, plan, output, command, progress or Quiet())
+    with writing(output):
+        return study.go(overwrite=overwrite)
 
 
 @dataclass(frozen=True)
@@ -177,7 +181,7 @@ class _Study:
     def go(self, *, overwrite: bool) -> SpectrumFile:
         file = SpectrumFile.open(self.output) if self.output.exists() and not overwrite else None
         if file is not None:
-            self._check_resumable(file)
+            file = self._resumable(file)
         tasks = self._tasks(file)
         total = sum(len(task.parts) for task in tasks)
         before, priced = 0, False
@@ -202,6 +206,9 @@ class _Study:
             if task.epoch is not None:
                 vectors = task.epoch, station.kept
         assert file is not None
+        if not any(task.parts or task.batches for task in tasks):
+            spending = "" if self.ledger is None else ": a budget adds no probes to parts that are there"
+            self.progress.note(f"nothing is left to measure{spending}; --overwrite starts the file again")
         if self.ledger is not None and self.ledger.spent > 1.05 * self.ledger.budget.amount:
             budget = self.ledger.budget
             self.progress.note(f"this took {budget.say(self.ledger.spent)}, more than the budget of {budget}")
@@ -209,7 +216,8 @@ class _Study:
 
     # ------------------------------------------------------------------ what is there, what is missing
 
-    def _check_resumable(self, file: SpectrumFile) -> None:
+    def _resumable(self, file: SpectrumFile) -> SpectrumFile:
+        """The file that goes on with this study; that of one checkpoint of a sweep becomes a sweep."""
         anew = "give --overwrite to start it anew, or another -o"
         if self.sweep is None:
             if file.is_sweep:
@@ -217,9 +225,16 @@ class _Study:
             file.check_resumable(
                 {**self.meta, "checkpoint_sha256": self.first.sha256}, ("checkpoint_sha256", *DECISIVE)
             )
-            return
+            return file
         if not file.is_sweep:
-            raise LandscapeError(f"'{file.path}' holds one checkpoint, this is a sweep: {anew}")
+            file.check_resumable(self.meta, DECISIVE)
+            epochs = dict(zip(self.sweep.sha256, self.sweep.epochs, strict=True))
+            if file.meta["checkpoint_sha256"] not in epochs:
+                raise LandscapeError(
+                    f"'{file.path}' holds one checkpoint, {file.meta['checkpoint']}, which is not among these: name it "
+                    f"too to make its file a sweep, or {anew}"
+                )
+            return file.as_sweep(epochs[file.meta["checkpoint_sha256"]])
         known = dict(zip(map(int, file.meta["epochs"]), file.meta["checkpoints_sha256"], strict=True))
         for epoch, path, sha256 in zip(self.sweep.epochs, self.sweep.paths, self.sweep.sha256, strict=True):
             if known.get(epoch, sha256) != sha256:
@@ -233,9 +248,11 @@ class _Study:
             if difference is not None:
                 raise LandscapeError(f"'{file.path}' follows another training, this one has {difference}: {anew}")
         file.check_resumable(self.meta, DECISIVE)
+        return file
 
     def _tasks(self, file: SpectrumFile | None) -> list[_Task]:
-        done = {} if file is None else file.part_sizes()
+        done = {} if file is None else file.summaries()
+        self._check_layer_unit(done)
         epochs: list[int | None] = [None] if self.sweep is None else list(self.sweep.epochs)
         tasks = []
         for number, epoch in enumerate(epochs):
@@ -245,25 +262,53 @@ class _Study:
                 if placed.path not in done:
                     missing.append(placed)
                     continue
-                if done[placed.path] != self.sizes[part.path]:
-                    (samples, parameters), (now, now_parameters) = done[placed.path], self.sizes[part.path]
+                known = done[placed.path]
+                now, now_parameters = self.sizes[part.path]
+                if (known.num_samples, known.num_parameters) != (now, now_parameters):
                     raise LandscapeError(
-                        f"'{self.output}' has part '{placed.path}' of {samples} images and {parameters} parameters, "
-                        f"here it has {now} and {now_parameters} (--layer-unit?): give --overwrite, or another -o"
+                        f"'{self.output}' has part '{placed.path}' of {known.num_samples} images and "
+                        f"{known.num_parameters} parameters, here it has {now} and {now_parameters}: give --overwrite, "
+                        "or another -o"
                     )
-                self.progress.skipped(placed)
+                self.progress.skipped(placed, self._remark(known))
             batches = 0
             if self.plan.num_batches:
                 batches = max(0, self.plan.num_batches - self._known_batches(file, epoch))
             tasks.append(_Task(number, epoch, tuple(missing), batches))
         return tasks
 
+    def _remark(self, known: PartSummary) -> str:
+        """What a part that is there lacks of what this run asks for."""
+        remarks = []
+        if known.relative_width > self.plan.settings.target:
+            probes = f"{known.num_probes} probe{'s' * (known.num_probes != 1)}"
+            width = f"±{100 * known.relative_width:.2g} %" if math.isfinite(known.relative_width) else "has no interval"
+            remarks.append(f"M₋ {width} with {probes}")
+        if self.plan.keep_vectors and not known.has_vectors:
+            remarks.append("has no vectors: --overwrite measures it again")
+        return ", ".join(remarks)
+
+    def _check_layer_unit(self, done: dict[str, PartSummary]) -> None:
+        """Layers of one file are of one unit: names alone do not tell which parameters they have."""
+        if not any(_is_layer(part) for part in self.parts):
+            return
+        stored = next((known.layer_unit for known in done.values() if known.layer_unit is not None), None)
+        if stored not in (None, self.plan.layer_unit):
+            raise LandscapeError(
+                f"'{self.output}' holds layers by --layer-unit {stored}, this run has {self.plan.layer_unit}: give "
+                "another -o, or --overwrite to start it anew"
+            )
+
     def _known_batches(self, file: SpectrumFile | None, epoch: int | None) -> int:
         """Mini-batches that are there already, if they are the same batches."""
         record = None if file is None else file.read_batches(epoch)
         if record is None:
             return 0
-        for key, wanted in (("batch_size", self.plan.batch_size), ("weight_decay", self.plan.weight_decay)):
+        for key, wanted in (
+            ("batch_size", self.plan.batch_size),
+            ("weight_decay", self.plan.weight_decay),
+            ("max_matvecs", self.plan.settings.max_matvecs),
+        ):
             stored = getattr(record, key)
             if stored != wanted:
                 raise LandscapeError(
@@ -436,7 +481,7 @@ class _Station:
             spectrum = replace(spectrum, pairs=spectrum.pairs.without_vectors())
         # What the record needs beside probes is kept from the first time, so writing is all that it takes again.
         start = self._spent
-        self.file.write_part(spectrum)
+        self.file.write_part(spectrum, layer_unit=self.plan.layer_unit if _is_layer(running.part) else None)
         running.write_cost = self._spent - start
         running.written = True
 
@@ -493,6 +538,10 @@ class _Station:
             on_product=functools.partial(self._hear, images=plan.batch_size),
         )
         self.file.write_batches(record, epoch)
+
+
+def _is_layer(part: Part) -> bool:
+    return part.parameters is not None
 
 
 def _meta(

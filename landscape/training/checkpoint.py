@@ -131,7 +131,7 @@ def find_checkpoint(path: Path) -> Path:
             return path / "last.safetensors"
         raise LandscapeError(f"{path} holds no last.safetensors; give a run's folder or a checkpoint file")
     if not path.is_file():
-        raise LandscapeError(f"no checkpoint at {path}")
+        raise LandscapeError(f"no checkpoint at {path}: give a checkpoint file or the folder of `landscape train … -o`")
     return path
 
 

@@ -10,7 +10,10 @@ import pytest
 import torch
 from support.command import Call, make_call
 from support.runs import files_below, tiny_recipe, write_image_folder
+from support.spectra import part_spectrum
 
+from landscape.models import build_model
+from landscape.store import SpectrumFile
 from landscape.training import train
 
 FEW = ("--pairs", "1", "--max-matvecs", "6", "--probes", "1", "--max-probes", "1", "--steps", "2")
@@ -24,8 +27,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return files_below(folder)
 
 
+@pytest.fixture(scope="module")
+def spectra_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = SpectrumFile.create(tmp_path_factory.mktemp("spectra") / "x.h5", {"loss": "ce"})
+    file.write_part(part_spectrum("all", "all", num_parameters=60, num_probes=2, num_steps=6))
+    return file.path
+
+
 @pytest.fixture
-def place(tmp_path: Path, trained: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, trained: dict[str, bytes], spectra_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in: a run, and things that look like what is wanted but are not."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -39,6 +49,9 @@ def place(tmp_path: Path, trained: dict[str, bytes], monkeypatch: pytest.MonkeyP
         file["x"] = [1, 2]
     with h5py.File(tmp_path / "newer.h5", "w") as file:
         file.attrs.update({"schema": "landscape-spectra", "schema_version": 99})
+    for name in ("spectra.h5", "figure.pdf.h5", "spectra.pdf"):
+        (tmp_path / name).write_bytes(spectra_file.read_bytes())
+    torch.save(build_model("mlp", num_classes=10, in_channels=1, image_size=8).state_dict(), tmp_path / "net.h5")
     state = dict.fromkeys(["conv1.weight", "fc.bias"], torch.zeros(2))
     torch.save({"state_dict": state}, tmp_path / "other.pth")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
@@ -57,7 +70,7 @@ def place(tmp_path: Path, trained: dict[str, bytes], monkeypatch: pytest.MonkeyP
 FOREIGN = "--model nets:mlp --data digits --normalize none"
 
 CASES: dict[str, tuple[str, list[str]]] = {
-    "missing checkpoint": ("spectrum gone -o x.h5", ["no checkpoint at gone"]),
+    "missing checkpoint": ("spectrum gone -o x.h5", ["no checkpoint at gone", "folder of `landscape train"]),
     "missing checkpoint, evaluate": ("evaluate gone", ["no checkpoint at gone"]),
     "missing checkpoint, info": ("info gone", ["no checkpoint at gone"]),
     "a folder that is no run": ("evaluate empty", ["empty", "last.safetensors"]),
@@ -111,6 +124,21 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "unknown device": ("train --data digits --device gpu -o new", ["'gpu'", "auto"]),
     "unknown device, spectrum": ("spectrum run --device gpu -o x.h5", ["'gpu'", "auto"]),
     "a folder as output": (f"spectrum run {' '.join(FEW)} -o empty", ["empty"]),
+    "the checkpoint as output": (
+        f"spectrum run {' '.join(FEW)} --overwrite -o run/last.safetensors",
+        ["run/last.safetensors", "ends in .h5 or .hdf5"],
+    ),
+    "a checkpoint called .h5 as output": (
+        f"spectrum net.h5 {FOREIGN} {' '.join(FEW)} --overwrite -o net.h5",
+        ["net.h5", "is not replaced", "another -o"],
+    ),
+    "overwriting somebody's HDF5": (
+        f"spectrum run {' '.join(FEW)} --overwrite -o theirs.h5",
+        ["theirs.h5", "is not replaced", "another -o"],
+    ),
+    "a figure over spectra": ("plot spectra.h5 -o figure.pdf", ["figure.pdf.h5", "holds spectra", "another -o"]),
+    "a figure over its own spectra": ("plot spectra.pdf -o spectra.pdf", ["spectra.pdf", "holds spectra"]),
+    "a batch size without batches": (f"spectrum run {' '.join(FEW)} --batch-size 9 -o x.h5", ["--per-batch N"]),
 }
 
 
@@ -187,3 +215,41 @@ def test_square_brackets_of_a_path_are_no_markup(call: Call, tmp_path: Path) -> 
     path = tmp_path / "[bold]x[/bold]" / "gone"
     outcome = call("info", path)
     assert (outcome.code, str(path) in outcome.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        *[(f"spectrum run -o x.h5 {flag} {value}", flag)
+          for flag in ("--target", "--tol", "--weight-decay", "--logit-scale") for value in ("nan", "inf")],
+        ("spectrum run -o x.h5 --seed 9223372036854775808", "--seed"),
+        ("spectrum run -o x.h5 --data-seed 9223372036854775808", "--data-seed"),
+        ("train -o new --data digits --lr nan", "--lr"),
+        ("train -o new --data digits --optimizer sam --rho inf", "--rho"),
+        ("train -o new --data digits --seed 9223372036854775808", "--seed"),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_none_are_wrong_calls_that_name_their_flag(
+    call: Call, place: Path, words: str, flag: str
+) -> None:
+    before = files_below(place)
+    outcome = call(*words.split())
+    assert outcome.code == 2
+    assert flag in outcome.err.split("Usage", 1)[1]
+    assert files_below(place) == before
+    assert not (place / "new").exists()
+
+
+@pytest.mark.parametrize(("word", "meant"), [("spectra", "spectrum"), ("sadle", "saddle"), ("plots", "plot")])
+def test_a_mistyped_command_gets_a_suggestion(call: Call, word: str, meant: str) -> None:
+    outcome = call(word, "x.h5")
+    assert outcome.code == 2
+    assert f"No such command '{word}'; did you mean '{meant}'?" in outcome.err
+
+
+def test_an_output_is_not_replaced_through_a_link(call: Call, place: Path) -> None:
+    (place / "link.h5").symlink_to(place / "run" / "last.safetensors")
+    before = files_below(place)
+    outcome = call("spectrum", "run", *FEW, "--overwrite", "-o", "link.h5")
+    assert (outcome.code, "is not replaced" in outcome.err) == (1, True)
+    assert files_below(place) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import importlib
 import json
@@ -22,7 +23,7 @@ from support.command import Call, make_call
 from support.runs import StopAfter, files_below, tiny_recipe, write_image_folder
 from support.spectra import part_spectrum
 
-from landscape.curvature.results import Descent
+from landscape.curvature.results import Descent, Interval
 from landscape.models import build_model
 from landscape.store import SpectrumFile
 from landscape.training import evaluate, load_checkpoint, read_history, train
@@ -262,7 +263,8 @@ def test_a_sweep_from_the_shell_and_the_epoch_that_came_later(call: Call, epochs
 
 def test_mini_batches_from_the_shell(call: Call, run: Path, tmp_path: Path) -> None:
     file = tmp_path / "x.h5"
-    words = ("spectrum", run, "--batch-size", 50, "--weight-decay", 0.25, *MEASURE, "-o", file)
+    sharp = ("--pairs", 1, "--tol", 1e-6, "--max-matvecs", 12, "--probes", 2, "--max-probes", 9)
+    words = ("spectrum", run, "--batch-size", 50, "--weight-decay", 0.25, *sharp, "-o", file)
     first = call(*words, "--per-batch", 2)
     assert first.code == 0, first.err
     assert "2 mini-batches: " in first.out
@@ -274,6 +276,17 @@ def test_mini_batches_from_the_shell(call: Call, run: Path, tmp_path: Path) -> N
     assert record is not None
     table = call("saddle", file)
     assert re.search(r" 4 +50 +λ_max", table.out)
+    # Probes belong to parts: no density, no more probes.
+    assert "times as much" not in first.out
+    missed = int((~record.converged.all(axis=1)).sum())
+    assert 0 < missed == record.num_unconverged
+    assert (
+        f"{missed} of 4 batches did not converge: an eigenvalue missed the tolerance 1e-06 in 12 products" in table.out
+    )
+    assert "--max-matvecs" in table.out
+    drawn = call("plot", file, "-o", tmp_path / "x.pdf")
+    assert (drawn.code, "holds mini-batches only" in drawn.err) == (1, True)
+    assert f"`landscape saddle {file}`" in drawn.err
     for value in (record.lambda_max.max(), record.lambda_min.min()):
         assert f"{value:.3g}" in table.out
     share = f"λ_min < −floor in {record.share_negative:.0%} of the batches; with the penalty of weight decay 0.25"
@@ -301,6 +314,15 @@ def test_a_budget_from_the_shell(call: Call, run: Path, tmp_path: Path) -> None:
     assert "data passes" in held.out
     meta = SpectrumFile.open(file).meta
     assert (meta["budget"], meta["max_probes"], meta["target"]) == ("60 passes", 12, 0.001)
+    before = file.read_bytes()
+    again = call(*words, "--budget", "900passes", "--vectors")
+    assert again.code == 0, again.err
+    assert "nothing is left to measure: a budget adds no probes to parts that are there; --overwrite" in again.out
+    for part in SpectrumFile.open(file).read_all():
+        width = f"±{100 * part.density.relative_width:.2g} % with {len(part.density.probe_mass)} probes"
+        line = f"{part.label}: already there, M₋ {width}, has no vectors: --overwrite measures it again"
+        assert line in again.out
+    assert file.read_bytes() == before
 
 
 def test_layers_by_unit_from_the_shell(call: Call, run: Path, tmp_path: Path) -> None:
@@ -374,6 +396,19 @@ def test_a_file_without_layer_traces_says_so(call: Call, tmp_path: Path) -> None
     file = SpectrumFile.create(tmp_path / "x.h5", {})
     file.write_part(part_spectrum("all", "all", num_parameters=60, num_probes=2, num_steps=6))
     assert "no layer traces in this file" in call("saddle", file.path, "--layers").out
+
+
+def test_a_share_never_leaves_its_range(call: Call, tmp_path: Path) -> None:
+    file = SpectrumFile.create(tmp_path / "x.h5", {})
+    shares = [(0.28, 0.0, 0.92), (0.28, 0.21, 0.35), (0.9, 0.7, 1.0), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)]
+    for number, share in enumerate(shares):
+        part = part_spectrum(f"class/{number}", f"c{number}", num_parameters=60, num_probes=2, num_steps=6)
+        saddle = dataclasses.replace(part.saddle, negative_fraction=Interval(*share))
+        file.write_part(dataclasses.replace(part, saddle=saddle))
+    out = call("saddle", file.path).out
+    cells = ["28 (0–92)%", "28±7%", "90 (70–100)%", "0±0%", "100±0%"]
+    for number, cell in enumerate(cells):
+        assert re.search(rf"^ ?c{number} .* {re.escape(cell)} ", out, flags=re.MULTILINE), cell
 
 
 def test_reasons_list_every_check(call: Call, certified: Path) -> None:
@@ -503,6 +538,12 @@ def test_help_mentions_every_option(call: Call, name: str) -> None:
     assert call(name, "-h").out == outcome.out
 
 
+def test_stars_of_a_glob_survive_the_help(call: Call) -> None:
+    words = " ".join(re.sub("[│╭╮╰╯─]", " ", call("plot", "--help").out).split())
+    assert "'class/*', 'group/tail' or 'class/3/layer/*'; a * stays" in words
+    assert "for example 'layer3.*'" in " ".join(re.sub("│", " ", call("spectrum", "--help").out).split())
+
+
 @pytest.mark.parametrize(
     "words",
     ["frobnicate", "train --frobnicate", "train", "spectrum", "plot x.h5", "train --lr fast -o x",
@@ -613,9 +654,11 @@ def test_debug_shows_where_an_error_came_from(monkeypatch: pytest.MonkeyPatch, t
 
     from landscape.errors import LandscapeError
 
-    monkeypatch.setattr(sys, "argv", ["landscape", "--debug", "saddle", str(tmp_path / "none.h5")])
-    with pytest.raises(LandscapeError, match="no file"):
-        main()
+    for words in (["--debug", "saddle", "none.h5"], ["saddle", "none.h5", "--debug"]):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["landscape", *words])
+        with pytest.raises(LandscapeError, match="no file"):
+            main()
 
 
 def test_a_defect_of_ours_is_not_dressed_up_as_a_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

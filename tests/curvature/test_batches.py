@@ -90,7 +90,9 @@ def test_going_on_gives_the_same_record_and_repeats_nothing() -> None:
     assert batch_spectra(problem, 3, known=whole, **SETTINGS) is whole
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 4}, {"weight_decay": 0.1}, {"tol": 1e-3}, {"seed": 4}, {"k": 1}])
+@pytest.mark.parametrize(
+    "change", [{"batch_size": 4}, {"weight_decay": 0.1}, {"tol": 1e-3}, {"max_matvecs": 7}, {"seed": 4}, {"k": 1}]
+)
 def test_other_settings_do_not_join(change: dict[str, Any]) -> None:
     problem = small_problem("mlp")
     first = batch_spectra(problem, 1, **SETTINGS)
@@ -114,3 +116,20 @@ def test_a_layer_of_a_batch_and_fewer_parameters_than_pairs(tmp_path: Any) -> No
         again = BatchSpectra.from_hdf5(file)
     for field in dataclasses.fields(BatchSpectra):
         np.testing.assert_array_equal(getattr(again, field.name), getattr(record, field.name))
+
+
+def test_pairs_that_missed_the_tolerance_are_said_batch_by_batch() -> None:
+    problem = small_problem("mlp")
+    settings = {**SETTINGS, "weight_decay": 0.25}
+    sharp = batch_spectra(problem, 3, **settings)
+    assert sharp.converged.all()
+    assert sharp.num_unconverged == 0
+    few = batch_spectra(problem, 3, **{**settings, "max_matvecs": 8})
+    assert few.max_matvecs == 8
+    assert few.converged.shape == few.values.shape
+    # The tolerance is that of the loss without the penalty, which moves the largest |θ|.
+    largest = np.abs(few.values - 0.25).max(axis=1, keepdims=True)
+    np.testing.assert_array_equal(few.converged, few.residuals <= few.tol * largest)
+    assert few.num_unconverged == 3
+    assert dataclasses.replace(few, converged=np.eye(3, few.values.shape[1]) < 1).num_unconverged == 3
+    assert dataclasses.replace(few, converged=np.array([[True, True], [True, False]])).num_unconverged == 1

@@ -60,6 +60,7 @@ RECORDS: dict[str, Record] = {
     "batches": BatchSpectra(
         values=np.array([[-1.0, 2.0], [-0.5, 3.0]]),
         residuals=np.array([[1e-3, 1e-4], [1e-3, 1e-4]]),
+        converged=np.array([[True, True], [False, True]]),
         losses=np.array([0.5, 0.25]),
         gradient_norms=np.array([1.0, 2.0]),
         noise_floors=np.array([1e-6, 1e-6]),
@@ -67,6 +68,7 @@ RECORDS: dict[str, Record] = {
         num_samples=494,
         weight_decay=5e-4,
         tol=1e-3,
+        max_matvecs=300,
         num_matvecs=60,
         seed=3,
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shutil
 import subprocess
@@ -43,6 +44,7 @@ def batches(count: int = 3, weight_decay: float = 0.0) -> BatchSpectra:
     return BatchSpectra(
         values=np.sort(rng.normal(size=(count, 4)), axis=1) + weight_decay,
         residuals=rng.random((count, 4)),
+        converged=rng.random((count, 4)) < 0.5,
         losses=rng.random(count),
         gradient_norms=rng.random(count),
         noise_floors=np.full(count, 1e-4),
@@ -50,6 +52,7 @@ def batches(count: int = 3, weight_decay: float = 0.0) -> BatchSpectra:
         num_samples=5000,
         weight_decay=weight_decay,
         tol=1e-3,
+        max_matvecs=300,
         num_matvecs=90 * count,
         seed=3,
     )
@@ -191,6 +194,50 @@ def test_atomic_replacement_shows_nothing_before_the_end(tmp_path: Path) -> None
     assert target.read_text() == "whole"
 
 
+def test_two_writers_have_two_temporary_files_and_only_leftovers_are_removed(tmp_path: Path) -> None:
+    target = tmp_path / "x.h5"
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    leftover = tmp_path / f".x.h5.{int(ended.stdout)}.partial"
+    running, other = tmp_path / f".x.h5.{os.getppid()}.partial", tmp_path / ".x.h5.notes.partial"
+    for path in (leftover, running, other):
+        path.write_text("half")
+    with atomic_replacement(target) as temporary:
+        assert str(os.getpid()) in temporary.name
+        temporary.write_text("whole")
+    assert sorted(tmp_path.iterdir()) == sorted([target, running, other])
+
+
+def test_nothing_but_spectra_is_replaced(spectra: SpectrumFile, tmp_path: Path) -> None:
+    for name, words in (("x.safetensors", "ends in .h5 or .hdf5"), ("x.h5", "is not replaced")):
+        (tmp_path / name).write_text("weights")
+        with pytest.raises(LandscapeError, match=words):
+            SpectrumFile.create(tmp_path / name, META, overwrite=True)
+        assert (tmp_path / name).read_text() == "weights"
+    spectra.write_part(small_part("all"))
+    assert SpectrumFile.create(spectra.path, META, overwrite=True).complete_parts() == []
+
+
+def test_mini_batches_that_lost_a_field_are_named(spectra: SpectrumFile) -> None:
+    spectra.write_batches(batches())
+    with h5py.File(spectra.path, "r+") as file:
+        del file["spectra/batches/converged"]
+    with pytest.raises(LandscapeError, match=r"mini-batches of .* are damaged.*'converged'"):
+        spectra.read_batches()
+
+
+def test_summaries_say_what_the_parts_themselves_say(spectra: SpectrumFile) -> None:
+    part = small_part("class/3/layer/fc")
+    pairs = dataclasses.replace(part.pairs, vectors=np.eye(40, 13))
+    spectra.write_part(dataclasses.replace(part, pairs=pairs), layer_unit="stage")
+    one = part_spectrum("all", num_parameters=40, num_probes=1, num_steps=6)
+    spectra.write_part(one)
+    layer, whole = spectra.summaries()["class/3/layer/fc"], spectra.summaries()["all"]
+    assert layer.relative_width == pytest.approx(part.density.relative_width)
+    assert (layer.num_probes, layer.has_vectors, layer.layer_unit) == (2, True, "stage")
+    assert (whole.num_probes, whole.has_vectors, whole.layer_unit) == (1, False, None)
+    assert whole.relative_width == np.inf
+
+
 def test_incomplete_part_is_not_read_and_is_rewritten_around_its_layers(spectra: SpectrumFile) -> None:
     for part in ("class/3", "class/4", "class/3/layer/fc"):
         spectra.write_part(small_part(part))
@@ -322,7 +369,12 @@ def test_describe_tells_what_is_there(tmp_path: Path) -> None:
     assert rows["  class"] == "2: 0, 1"
     assert rows["  class × layer"] == "1: 1 fc"
     assert rows["verdicts"] == "4 saddle"
-    assert rows["work"] == f"{4 * (60 + 12)} Hessian products, 6 s"
+    assert rows["products of pairs and densities"] == f"{4 * (60 + 12)}; the parts took 6 s in all"
+    assert "products of mini-batches" not in rows
+    spectra.write_batches(batches())
+    rows = dict(describe(spectra.path))
+    assert rows["products of pairs and densities"] == f"{4 * (60 + 12)}; the parts took 6 s in all"
+    assert rows["products of mini-batches"] == str(3 * 90)
 
 
 # ---------------------------------------------------------------------- sweeps and mini-batches
@@ -346,7 +398,8 @@ def test_parts_of_a_sweep_come_back_by_epoch(spectra: SpectrumFile) -> None:
     assert [s.part for s in spectra.read_all(10)] == ["epoch/10/class/10", "epoch/10/class/9"]
     assert [s.part for s in spectra.read_epoch(9)] == ["all", "class/3/layer/fc"]
     assert (spectra.measured_epochs(), spectra.latest_epoch()) == ([9, 10, 100], 100)
-    assert spectra.part_sizes() == dict.fromkeys(spectra.complete_parts(), (500, 40))
+    sizes = {path: (known.num_samples, known.num_parameters) for path, known in spectra.summaries().items()}
+    assert sizes == dict.fromkeys(spectra.complete_parts(), (500, 40))
     with pytest.raises(LandscapeError, match="has no epoch 11: it has 9, 10, 100"):
         spectra.read_all(11)
     with pytest.raises(LandscapeError, match="did you mean 'epoch/10/class/9'"):
@@ -377,7 +430,8 @@ def test_mini_batches_come_back_and_are_no_part(spectra: SpectrumFile) -> None:
     rows = describe(spectra.path)
     assert ("mini-batches", "3") in rows
     assert ("mini-batches", "4 of epoch 20") in rows
-    assert dict(rows)["work"].startswith(f"{2 * 72 + 90 * 7} Hessian products")
+    assert ("products of mini-batches", str(90 * 7)) in rows
+    assert dict(rows)["products of pairs and densities"].startswith(f"{2 * 72};")
 
 
 def test_meta_can_grow_and_the_parts_stay(spectra: SpectrumFile) -> None:
@@ -403,7 +457,7 @@ def test_the_schema_page_names_everything_that_is_stored(spectra: SpectrumFile) 
     part = small_part("class/3")
     part = with_layer_traces(with_certificates(part))
     pairs = dataclasses.replace(part.pairs, vectors=np.eye(40, 13))
-    spectra.write_part(dataclasses.replace(part, pairs=pairs))
+    spectra.write_part(dataclasses.replace(part, pairs=pairs, engine="traced"), layer_unit="module")
     spectra.write_batches(batches())
     page = SCHEMA_PAGE.read_text(encoding="utf-8")
     described = set(re.findall(r"`([a-z_]+)`", page))
@@ -415,16 +469,19 @@ def test_the_schema_page_names_everything_that_is_stored(spectra: SpectrumFile) 
     assert stored <= described, stored - described
 
 
-def test_the_example_of_the_schema_page_runs(spectra: SpectrumFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    part = part_spectrum("class/3", num_parameters=200, num_steps=30, num_probes=3)
+def test_the_example_of_the_schema_page_runs(
+    spectra: SpectrumFile, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = with_certificates(part_spectrum("class/3", num_parameters=200, num_steps=30, num_probes=3))
     spectra.write_part(part)
     monkeypatch.chdir(spectra.path.parent)
     code = re.search(r"```python\n(.*?)```", SCHEMA_PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert code is not None
     names: dict[str, Any] = {}
     exec(code[1], names)
-    samples, offset = part.density.integrate(lambda x: (x < -part.saddle.noise_floor).astype(float))
-    assert names["negative_count"] == pytest.approx(samples.mean() + offset)
+    samples, offset = part.density.integrate(lambda x: np.maximum(-x, 0.0))
+    assert names["negative_mass"] == pytest.approx(samples.mean() + offset)
+    assert "1.00% to 1.50% of the eigenvalues lie below −1.5e-03" in capsys.readouterr().out
 
 
 def test_store_and_plots_load_no_torch_and_the_package_no_matplotlib() -> None:

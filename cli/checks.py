@@ -1,0 +1,21 @@
+"""What an option takes beyond its type, refused with the name of its flag."""
+
+from __future__ import annotations
+
+import math
+
+import rich_click as click
+
+
+def finite(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Not ``nan`` and not ``inf``, which compare as in range or pass as very large."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number", context, parameter)
+    return value
+
+
+def int64(context: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
+    """What a generator takes as a seed, and a results file as an integer."""
+    if value is not None and not -(2**63) <= value < 2**63:
+        raise click.BadParameter(f"{value} does not fit 64 bits; give less than 2^63", context, parameter)
+    return value
