@@ -86,8 +86,8 @@ class SampleCurvature:
         max_negative: deflated negative eigenvectors, beside λ_min, to evaluate on their own.
 
     Cost: one :func:`directional_curvature`, about two products, for each of the 2 + ``max_negative`` eigenvectors at
-    most, and two for each probe: up to 16 products with two probes. Memory: those eigenvectors and the deflated negative
-    ones once more.
+    most, and two for each probe: up to 16 products with two probes. Memory: those eigenvectors and the deflated
+    negative ones once more.
     Source: Miller 1974, Biometrika 61; Jaeckel 1972 (infinitesimal jackknife); Kato 1966 for the derivatives.
     """
 
