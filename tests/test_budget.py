@@ -18,12 +18,12 @@ from landscape.study import Budget, Cost, Quiet, StudyPlan, Subject, Sweep, open
 from landscape.study.cost import refuse_small_budget
 from landscape.training import train
 
-# A part's least is 20 products for the pairs, which are one probe, another probe of 10, and the certificates.
+# A part's least is 20 products for the pairs, two probes of 10, and the certificates.
 SETTINGS = MeasureSettings(
     num_pairs=1, max_matvecs=20, num_probes=2, max_probes=6, target=0.1, num_steps=10, num_trace_probes=0
 )
 LEAST = SETTINGS.expected_matvecs
-CERTIFICATES = LEAST - 20 - 10
+CERTIFICATES = LEAST - 20 - 2 * 10
 IMAGES = {"class/0": 122, "class/5": 33, "class/9": 12}  # of 494
 
 
@@ -65,11 +65,11 @@ class Made:
 
     def search(self) -> None:
         self.log.append(("least", self.problem.num_samples))
-        self.num_probes, self.num_matvecs = 1, 20
+        self.num_matvecs = 20
         self.on_product(20)
 
     def add_probes(self, count: int = 1) -> None:
-        if self.num_probes >= self.settings.num_probes:
+        if self.num_probes:
             self.log.append(("probe", self.problem.num_samples))
         self.num_probes += count
         self.on_product(count * self.settings.num_steps)
@@ -292,14 +292,14 @@ def test_a_budget_below_the_least_is_refused_with_what_would_fit(
 
 def test_fewer_steps_are_named_where_they_fit() -> None:
     budget = Budget(100.0, "seconds")
-    settings = MeasureSettings(num_pairs=1, max_matvecs=20, num_probes=5, num_steps=100, num_trace_probes=0)
+    settings = MeasureSettings(num_pairs=1, max_matvecs=20, num_probes=4, num_steps=100, num_trace_probes=0)
     least = settings.expected_matvecs
     assert least == 420 + CERTIFICATES
     cost = Cost(1, 2, 0, least, 2 * least, 2000, 1e3, 200.0, 10, 1.0)
-    with pytest.raises(LandscapeError, match=r"--steps 41, or --budget 4min") as caught:
+    with pytest.raises(LandscapeError, match=r"--steps 40, or --budget 4min") as caught:
         refuse_small_budget(budget, cost, StudyPlan(settings=settings), [(1000, 10), (1000, 10)])
     assert "--max-samples 500" in str(caught.value)
-    assert least / 2 >= 20 + 4 * 41 + CERTIFICATES
+    assert least / 2 >= 20 + 4 * 40 + CERTIFICATES
 
 
 @pytest.mark.parametrize(

@@ -159,8 +159,7 @@ def refuse_small_budget(budget: Budget, cost: Cost, plan: StudyPlan, sizes: Sequ
         images = _images_that_fit([samples for samples, _ in sizes], share)
         if images >= 10:
             ways.append(f"--max-samples {images}")
-        runs = max(settings.num_probes - 1, 1)
-        steps = settings.num_steps - math.ceil((1 - share) * settings.expected_matvecs / runs)
+        steps = settings.num_steps - math.ceil((1 - share) * settings.expected_matvecs / settings.num_probes)
         if steps >= 10:
             ways.append(f"--steps {_two_digits(steps)}")
     ways.append(f"--budget {_in_words(budget, 1.1 * needed)}")

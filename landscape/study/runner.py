@@ -440,14 +440,10 @@ class _Station:
             on_product=functools.partial(self._hear, images=restricted.num_samples),
         )
         running = _Running(part, measurement, float(right.double().mean()), 0.0, 0.0)
-        start = self._spent
         measurement.search()
-        running.probe_cost = (self._spent - start) / measurement.num_matvecs * self.settings.num_steps
-        # The search has been one probe already, unless it was a warm one.
-        start, missing = self._spent, self.settings.num_probes - measurement.num_probes
-        if missing > 0:
-            self._probe(running, missing)
-            running.probe_cost = (self._spent - start) / missing
+        start = self._spent
+        self._probe(running, self.settings.num_probes)
+        running.probe_cost = (self._spent - start) / self.settings.num_probes
         if self.ledger is None:
             while measurement.wants_probe:
                 self._probe(running, 1)

@@ -319,7 +319,7 @@ def test_a_budget_from_the_shell(call: Call, run: Path, tmp_path: Path) -> None:
     assert again.code == 0, again.err
     assert "nothing is left to measure: a budget adds no probes to parts that are there; --overwrite" in again.out
     for part in SpectrumFile.open(file).read_all():
-        width = f"±{100 * part.density.relative_width:.2g} % with {len(part.density.probe_mass)} probes"
+        width = f"±{100 * part.density.relative_width():.2g} % with {len(part.density.probe_mass)} probes"
         line = f"{part.label}: already there, M₋ {width}, has no vectors: --overwrite measures it again"
         assert line in again.out
     assert file.read_bytes() == before

@@ -232,7 +232,7 @@ def test_summaries_say_what_the_parts_themselves_say(spectra: SpectrumFile) -> N
     one = part_spectrum("all", num_parameters=40, num_probes=1, num_steps=6)
     spectra.write_part(one)
     layer, whole = spectra.summaries()["class/3/layer/fc"], spectra.summaries()["all"]
-    assert layer.relative_width == pytest.approx(part.density.relative_width)
+    assert layer.relative_width == pytest.approx(part.density.relative_width())
     assert (layer.num_probes, layer.has_vectors, layer.layer_unit) == (2, True, "stage")
     assert (whole.num_probes, whole.has_vectors, whole.layer_unit) == (1, False, None)
     assert whole.relative_width == np.inf
