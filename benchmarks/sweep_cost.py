@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder of a training with --save-every")
     parser.add_argument("--classes", default="0,9")
-    parser.add_argument("--max-samples", type=int, default=50, help="images of a part, the first ones")
+    parser.add_argument("--max-samples", type=int, default=50, help="images of a part, evenly spread over it")
     parser.add_argument("--pairs", type=int, default=5, help="an end")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
