@@ -24,6 +24,9 @@ from landscape.training.recipe import resolve_device
 from .progress import console
 from .subject_options import subject_of, subject_options
 
+# More than CIFAR-100 has would push the groups, which are the result, off any screen.
+_MOST_ROWS = 100
+
 
 @dataclass(frozen=True)
 class _Cell:
@@ -53,9 +56,21 @@ class _Cell:
 @subject_options("evaluate")
 @click.option("--split", type=click.Choice(["train", "test"]), default="test", show_default=True)
 @click.option("--device", default="auto", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="print JSON instead of tables")
+@click.option(
+    "--by-class/--no-by-class",
+    default=None,
+    help=f"a row for every class; by default for at most {_MOST_ROWS} of them",
+)
+@click.option("--json", "as_json", is_flag=True, help="print JSON instead of tables; it always has every class")
 def command(
-    checkpoint: Path, factory: str | None, allow_pickle: bool, split: Any, device: str, as_json: bool, **fields: Any
+    checkpoint: Path,
+    factory: str | None,
+    allow_pickle: bool,
+    split: Any,
+    device: str,
+    by_class: bool | None,
+    as_json: bool,
+    **fields: Any,
 ) -> None:
     """Accuracy of a run, or of one checkpoint: all, by group under both conventions, by class.
 
@@ -99,8 +114,13 @@ def command(
         notes.insert(0, f"no result yet: the training stopped after {cells[0].epoch} of {cells[0].epochs} epochs")
     if any(cell.which == "best" for cell in cells):
         notes.append("best: chosen on the test split")
+    if by_class is None:
+        by_class = subject.data.num_classes <= _MOST_ROWS
+        if not by_class:
+            notes.append(f"{subject.data.num_classes} classes: --by-class shows them")
     console.print("; ".join(notes), style="dim", soft_wrap=True)
-    console.print(_class_table(shown, subject))
+    if by_class:
+        console.print(_class_table(shown, subject))
 
 
 def _evaluate(subject: Subject, is_folder: bool, split: Any, device: str) -> list[_Cell]:

@@ -1,6 +1,5 @@
 """Results on disk: the HDF5 schema, written part by part, resumed and read back (no torch)."""
 
-from landscape.store.lock import writing
 from landscape.store.spectrum_file import (
     MetaValue,
     PartSummary,
@@ -23,5 +22,4 @@ __all__ = [
     "epoch_prefix",
     "holds_spectra",
     "split_epoch",
-    "writing",
 ]

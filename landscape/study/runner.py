@@ -24,7 +24,8 @@ from landscape.curvature.operators import free_memory
 from landscape.curvature.results import BatchSpectra
 from landscape.data import ImageSet
 from landscape.errors import LandscapeError
-from landscape.store import MetaValue, PartSummary, RunValue, SpectrumFile, check_output, epoch_prefix, writing
+from landscape.lock import writing
+from landscape.store import MetaValue, PartSummary, RunValue, SpectrumFile, check_output, epoch_prefix
 from landscape.study.cost import Cost, Ledger, estimate_cost, refuse_small_budget
 from landscape.study.plan import StudyPlan, build_problem, part_size, plan_parts
 from landscape.study.subject import Subject, Sweep, recipe_difference

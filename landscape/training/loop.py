@@ -29,6 +29,7 @@ from landscape.data.batches import TrainingBatches
 from landscape.data.longtailed import LongTailedData
 from landscape.errors import LandscapeError
 from landscape.json_text import json_text
+from landscape.lock import writing
 from landscape.losses import ClassificationLoss, build_loss, class_weights_at
 from landscape.optim import EscapeOptimizer, GroupedObjective, build_optimizer, tail_classes
 from landscape.training.acceleration import (
@@ -54,7 +55,6 @@ from landscape.training.tensorboard import TensorBoardLog, clear, import_summary
 LOOK_EVERY = 50
 # What a file system says that has no room for a file.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What may differ between a run and its resumption: how and where it computes, not what.
 
 # Resampling follows the rules of re-weighting: the weights of a class are then the weights of a draw.
 _DRAWING = {"none": "none", "balanced": "rw", "deferred": "drw"}
@@ -142,15 +142,18 @@ def train(
         progress: hears of every step and epoch.
 
     Raises:
-        LandscapeError: the folder holds a run and neither ``resume`` nor ``overwrite`` was said, the run to resume has
-            another recipe, the loss is no longer finite, the disk is full, the data cannot be read, or the model cannot
-            be trained with this loss or on batches of this size.
+        LandscapeError: the folder holds a run and neither ``resume`` nor ``overwrite`` was said, another process trains
+            in it, the run to resume has another recipe, the loss is no longer finite, the disk is full, the data cannot
+            be read, or the model cannot be trained with this loss or on batches of this size.
     """
     with ExitStack() as scopes:
         scopes.enter_context(repeatable_convolutions())
         if recipe.run.compile:
             scopes.enter_context(reusable_compiled_graphs())
         run = _Run(recipe.resolved, folder, resume=resume, overwrite=overwrite)
+        folder.mkdir(parents=True, exist_ok=True)
+        scopes.enter_context(writing(folder))
+        run.begin()
         return run.go(progress or Silent())
 
 
@@ -218,11 +221,15 @@ class _Run:
         self.first_loss = build_loss("ce", self.data.counts, logit_scale=recipe.logit_scale).to(self.device)
         self.history: list[EpochRecord] = []
         self._check_batches()
-        if state is not None:
-            self._restore(state)
+        self._state = state
+
+    def begin(self) -> None:
+        """Take the folder; only now, so that a run that cannot even start leaves the old one alone."""
+        if self._state is not None:
+            self._restore(self._state)
             self._write_recipe()
+            self._state = None  # the momenta need not lie in memory twice
         else:
-            # Only now: a run that cannot even start leaves the old one alone.
             self._start_folder()
 
     def _saved_state(self) -> dict[str, Any] | None:

@@ -143,6 +143,15 @@ def test_evaluate_as_json_and_as_tables(call: Call, run: Path, split: str) -> No
     assert [int(count) for _, count in rows] == list(data.counts)
 
 
+def test_a_row_for_every_class_is_a_choice(call: Call, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "by class" not in call("evaluate", run, "--no-by-class").out
+    monkeypatch.setattr("landscape_cli.evaluate._MOST_ROWS", 3)
+    few = call("evaluate", run).out
+    assert "by class" not in few
+    assert "--by-class shows them" in few
+    assert "by class" in call("evaluate", run, "--by-class").out
+
+
 def test_a_run_is_evaluated_in_four_cells_and_the_last_epoch_without_flips_is_marked(
     call: Call, tmp_path: Path
 ) -> None:

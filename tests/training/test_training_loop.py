@@ -204,6 +204,23 @@ def test_a_state_from_another_kind_of_device_still_resumes(tmp_path: Path) -> No
 # ---------------------------------------------------------------------- what is computed
 
 
+def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
+    class Second:
+        def start(self, **_: int) -> None:
+            with pytest.raises(LandscapeError, match=rf"another run writes .*\(process {os.getpid()}\)"):
+                train(tiny_recipe(schedule={"epochs": 1}), tmp_path / "run", overwrite=True)
+
+        def step(self) -> None:
+            pass
+
+        def epoch(self, record: EpochRecord) -> None:
+            pass
+
+    train(tiny_recipe(schedule={"epochs": 1}), tmp_path / "run", progress=Second())
+    assert not (tmp_path / "run" / ".lock").exists()
+    assert len(read_history(tmp_path / "run")) == 1
+
+
 def test_one_seed_one_result(tmp_path: Path) -> None:
     runs = [load_file(_run(tmp_path / str(i), seed) / "last.safetensors") for i, seed in enumerate((3, 3, 4))]
     assert_same_tensors(runs[0], runs[1])

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from landscape.errors import LandscapeError
-from landscape.store import writing
+from landscape.lock import writing
 
 HOLDER = """
 import sys, time
-from landscape.store import writing
+from landscape.lock import writing
 with writing(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
@@ -50,6 +50,14 @@ def test_a_link_and_its_target_are_one_file(tmp_path: Path) -> None:
         writing(tmp_path / "link.h5"),
     ):
         pytest.fail("two at once")
+
+
+def test_a_folder_is_locked_from_within(tmp_path: Path) -> None:
+    with writing(tmp_path):
+        assert [entry.name for entry in tmp_path.iterdir()] == [".lock"]
+        with pytest.raises(LandscapeError, match="another run writes"), writing(tmp_path):
+            pytest.fail("two at once")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One study at a time writes a file."""
+"""One process at a time writes a file or a folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from landscape.errors import LandscapeError
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold ``PATH.lock`` beside ``path`` while the body runs; it names the process.
+    """Hold ``PATH.lock`` beside a file, or ``.lock`` in a folder, while the body runs; it names the process.
+
+    What does not exist yet is taken for a file.
 
     The lock belongs to the open file (POSIX ``flock``), so the system gives it up with the process however that ends:
     a lock file that a killed process left behind is taken over.
@@ -22,7 +24,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
         LandscapeError: another process holds it, or the folder cannot be written.
     """
     target = Path(os.path.realpath(path))
-    lock = target.with_name(target.name + ".lock")
+    lock = target / ".lock" if target.is_dir() else target.with_name(target.name + ".lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _locked(lock)
@@ -35,10 +37,12 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
-        yield
+        try:
+            yield
+        finally:
+            # While the lock is held, so that nobody else's is removed.
+            lock.unlink(missing_ok=True)
     finally:
-        # While the lock is held, so that nobody else's is removed.
-        lock.unlink(missing_ok=True)
         os.close(descriptor)
 
 
