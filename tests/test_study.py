@@ -584,6 +584,16 @@ def test_data_with_other_classes_are_refused(run: Path, tmp_path: Path) -> None:
         open_subject(run, data={"source": f"folder:{root}", "imbalance": "none"})
 
 
+def test_a_relative_folder_starts_where_the_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at the root of the training, which may be on another machine."""
+    recipe = {"model": {"name": "mlp"}, "schedule": {"epochs": 1}}
+    root = write_image_folder(tmp_path / "then" / "images", {"ant": 4, "bee": 3})
+    train(Recipe.parse({"data": {"source": f"folder:{root}"}, **recipe}), tmp_path / "run")
+    (tmp_path / "then").rename(tmp_path / "now")
+    monkeypatch.chdir(tmp_path / "now")
+    assert open_subject(tmp_path / "run", data={"source": "folder:images"}).data.counts == (4, 3)
+
+
 def test_data_with_the_classes_in_another_order_are_refused(tmp_path: Path) -> None:
     """The labels would mean other outputs, and every accuracy and curvature would be that of another class."""
     recipe = {"model": {"name": "mlp"}, "schedule": {"epochs": 1}}

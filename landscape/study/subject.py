@@ -107,7 +107,10 @@ def open_subject(
             )
         checkpoint = load_checkpoint(path)
         recipe = checkpoint.recipe
-        data_recipe = Recipe.parse({"data": {**recipe.dump()["data"], **changes}}, where="data").data
+        trained_on = recipe.dump()["data"]
+        if changes.get("source", "").startswith(("folder:", "list:")):
+            trained_on.pop("root", None)  # a path that is given now starts where the command runs
+        data_recipe = Recipe.parse({"data": {**trained_on, **changes}}, where="data").data
         opened = data_recipe.open()
         if len(opened.class_names) != len(checkpoint.info.class_names):
             raise LandscapeError(
@@ -271,5 +274,6 @@ def _check_same_training(first: Checkpoint, other: Checkpoint) -> None:
 
 def recipe_difference(first: Recipe, other: Recipe) -> str | None:
     """The first setting in which ``other`` differs, such as ``optimizer.lr = 0.2, not 0.1``; ``None`` if they agree."""
-    difference = first.difference(other)
+    # Resolved again, since older versions wrote folders down in another way.
+    difference = first.resolved.difference(other.resolved)
     return None if difference is None else f"{difference[0]} = {difference[2]!r}, not {difference[1]!r}"

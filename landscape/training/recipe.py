@@ -90,12 +90,17 @@ class DataRecipe(_Section):
 
     @property
     def resolved(self) -> DataRecipe:
-        """The same with the defaults that depend on the source written out and folders made absolute."""
+        """The same with the defaults that depend on the source written out and folders made absolute.
+
+        A folder of images becomes its name below an absolute root, so that a run goes on where the folder has moved.
+        """
         source = self.source
         root = None if self.root is None else self.root.expanduser().absolute()
         if source.startswith("folder:"):
             folder = Path(source.removeprefix("folder:")).expanduser()
-            source = f"folder:{folder.absolute() if root is None else folder}"  # which starts from root
+            if root is None or folder.is_absolute():
+                root, folder = folder.absolute().parent, Path(folder.absolute().name)
+            source = f"folder:{folder}"
         elif source.startswith("list:"):
             source = "list:" + ",".join(str(path.absolute()) for path in parse_lists(source))
         changes = {"source": source, "root": root, "normalize": str(self.normalization), "augment": self.augmentation}

@@ -243,9 +243,11 @@ def test_resolving_writes_the_defaults_of_the_source_out(source: str, normalize:
 def test_resolving_makes_folders_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     resolved = Recipe.parse({"data": {"source": "folder:images", "root": "files"}}).resolved.data
-    assert resolved.source == "folder:images"  # below the root
-    assert Recipe.parse({"data": {"source": "folder:images"}}).resolved.data.source == f"folder:{tmp_path / 'images'}"
-    assert resolved.root == tmp_path / "files"
+    assert (resolved.source, resolved.root) == ("folder:images", tmp_path / "files")
+    for source in ("folder:images", f"folder:{tmp_path / 'images'}"):
+        resolved = Recipe.parse({"data": {"source": source}}).resolved.data
+        assert (resolved.source, resolved.root) == ("folder:images", tmp_path)
+        assert resolved.resolved == resolved
     lists = Recipe.parse({"data": {"source": "list:lists/a.txt,/b.txt"}}).resolved.data
     assert lists.source == f"list:{tmp_path / 'lists' / 'a.txt'},/b.txt"
     assert Recipe.parse(Recipe(data=resolved).resolved.dump()).resolved.data == resolved

@@ -160,11 +160,15 @@ def test_what_does_not_change_the_method_may_change_on_resuming(tmp_path: Path) 
     assert (tmp_path / "run" / "epoch-0002.safetensors").exists()
 
 
-def test_a_run_goes_on_where_its_images_have_moved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("below_root", [True, False])
+def test_a_run_goes_on_where_its_images_have_moved(tmp_path: Path, below_root: bool) -> None:
     write_image_folder(tmp_path / "old" / "images", {"ant": 8, "bee": 4})
 
     def recipe(root: str) -> Recipe:
-        data = {"source": "folder:images", "root": tmp_path / root, "imbalance": "none", "download": root == "old"}
+        place = {"source": "folder:images", "root": tmp_path / root}
+        if not below_root:
+            place = {"source": f"folder:{tmp_path / root / 'images'}"}
+        data = {**place, "imbalance": "none", "download": root == "old"}
         return tiny_recipe(data=data, schedule={"epochs": 2, "batch_size": 4})
 
     whole = train(recipe("old"), tmp_path / "whole")
