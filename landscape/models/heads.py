@@ -4,7 +4,7 @@
 |---|---|---|---|
 | ``linear`` | ⟨x, w_c⟩ + b_c | (d + 1)·C | every loss on logits |
 | ``cosine`` | ⟨x/‖x‖, w_c/‖w_c‖⟩ | d·C | LDAM, whose margins are in units of the cosine |
-| ``learned-cosine`` | softplus(a)·⟨x/‖x‖, w_c/‖w_c‖⟩ + b_c | (d + 1)·C + 1 | CosineCE, TailCalibX: scale and offset learned |
+| ``learned-cosine`` | softplus(a)·⟨x/‖x‖, w_c/‖w_c‖⟩ + b_c | (d + 1)·C + 1 | CosineCE, TailCalibX |
 | ``learned-cosine-legacy`` | the same with w_cj/‖w_·j‖ | (d + 1)·C + 1 | to repeat numbers of TailCalibX's code |
 """
 
@@ -65,7 +65,7 @@ class LearnedCosineHead(nn.Module):
     Args:
         in_features: d.
         num_classes: C.
-        legacy: normalise as TailCalibX's code does, every feature over the classes, w_cj/√(Σ_k w_kj²). The class vectors
+        legacy: normalise as TailCalibX's code does, every feature over the classes, w_cj/√(Σ_k w_kj²). Class vectors
             then have different lengths, and a long one wins at the same angle.
 
     Source: the first stage "CosineCE" of TailCalibX (Vigneswaran et al., ICVGIP 2021).

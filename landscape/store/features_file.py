@@ -77,7 +77,9 @@ def open_results(path: Path, schema: str, version: int, maker: str) -> Iterator[
     with file:
         found = file.attrs.get("schema")
         if found != schema:
-            raise LandscapeError(f"'{path}' is of schema {_short(found)}, not '{schema}': give one written by `{maker}`")
+            raise LandscapeError(
+                f"'{path}' is of schema {_short(found)}, not '{schema}': give one written by `{maker}`"
+            )
         held = int(file.attrs["schema_version"])
         if held > version:
             raise LandscapeError(
@@ -106,7 +108,7 @@ class FeatureWriter:
 
     def add(self, features: NDArray[np.float32], labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> None:
         """Append (n, d) features with (n,) labels and predictions."""
-        columns = {"features": features, "labels": labels, "predicted": predicted}
+        columns: dict[str, NDArray[Any]] = {"features": features, "labels": labels, "predicted": predicted}
         for name, values in columns.items():
             if name not in self.group:
                 self.group.create_dataset(name, (self.count, *values.shape[1:]), dtype=values.dtype)

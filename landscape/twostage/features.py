@@ -18,7 +18,7 @@ from landscape.data.longtailed import LongTailedData
 from landscape.errors import LandscapeError, did_you_mean
 from landscape.models import head_kind, make_head
 
-_BATCH_SIZE = 512  # images a forward pass
+_BATCH_SIZE = 256  # images a forward pass
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def feature_batches(
     with _inputs_of(layer.module) as calls, torch.no_grad():
         for batch in inputs:
             calls.clear()
-            predicted = model(batch).argmax(1)
+            predicted = model(batch.contiguous(memory_format=torch.channels_last)).argmax(1)
             features = calls[-1][0]
             here = labelled.labels[done : done + len(features)]
             done += len(features)

@@ -122,7 +122,7 @@ def two_stage_settings(
             raise LandscapeError(f"method '{method}' has no {flag}: it belongs to {', '.join(_OWNERS[name])}")
     chosen = nearest_table(counts, source) if table == "auto" else table
     if chosen not in TABLES:
-        raise LandscapeError(f"no table '{table}': give auto, {', '.join(TABLES)}")
+        raise LandscapeError(f"--imbalance-table '{table}': give auto, {', '.join(TABLES)}")
     row = TABLES[chosen]
     settings = TwoStageSettings(
         method, chosen, row.power, row.alpha, row.neighbors, momentum=row.momentum, epochs=first_epochs or 150
