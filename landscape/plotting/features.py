@@ -88,11 +88,15 @@ def _draw_map(
     arrays: Mapping[str, NDArray[Any]], classes: Labels, names: list[str], counts: NDArray[np.int64]
 ) -> Figure:
     width = matplotlib.rcParams["figure.figsize"][0]
-    rows = math.ceil(len(classes) / 5)
-    figure = new_figure(0.5 * width + 0.25 + 0.16 * rows)
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
     points, labels, generated = arrays["points"], arrays["labels"], arrays["generated"].astype(bool)
     real = ~generated
+    low, high = points.min(0), points.max(0)
+    margin = 0.04 * (high - low).max()
+    # As high as equal units on both axes make it, so that no band of the page stays empty.
+    across, upwards = high - low + 2 * margin
+    rows = math.ceil(len(classes) / 5)
+    figure = new_figure(0.5 * (width - 0.35) * upwards / across + 0.75 + 0.15 * rows)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
     panels[1].scatter(*points[real].T, s=5, color=_BACKGROUND, linewidth=0)
     for number, label in enumerate(classes):
         color = PALETTE[number % len(PALETTE)]
@@ -103,8 +107,8 @@ def _draw_map(
     panels[0].set_title("training features")
     panels[1].set_title("generated features (training features in grey)")
     for axes in panels:
-        axes.set_aspect("equal", adjustable="datalim")
-        axes.set(xticks=[], yticks=[], xlabel="t-SNE 1")
+        axes.set(aspect="equal", xticks=[], yticks=[], xlabel="t-SNE 1")
+        axes.set(xlim=(low[0] - margin, high[0] + margin), ylim=(low[1] - margin, high[1] + margin))
     panels[0].set_ylabel("t-SNE 2")
     size = matplotlib.rcParams["legend.fontsize"]
     each = (width - 0.3) / 5 - 0.3
@@ -172,8 +176,7 @@ def _draw_matrices(matrices: Mapping[str, Array], names: list[str], counts: NDAr
     figure = new_figure(side + longest + 0.45)
     panels = figure.subplots(1, 3, sharey=True, width_ratios=[1, 1, 0.35])
     titles = {"generated": "generated features (% of the row)", "real": "training features, themselves left out (%)"}
-    colours: Colormap = matplotlib.colormaps["Blues"].copy()
-    colours.set_bad("0.93")
+    colours: Colormap = matplotlib.colormaps["Blues"].with_extremes(bad="0.93")
     for axes, (kind, matrix) in zip(panels, matrices.items(), strict=False):
         image = axes.imshow(matrix, cmap=colours, vmin=0, vmax=1, aspect="auto")
         axes.set_title(titles[kind])

@@ -140,7 +140,7 @@ def test_a_class_of_one_borrows_the_covariance_of_its_neighbours() -> None:
 
 def test_negative_alpha_is_refused() -> None:
     features, labels = sample()
-    with pytest.raises(LandscapeError, match="--alpha -0.1"):
+    with pytest.raises(LandscapeError, match=r"--alpha -0\.1"):
         Calibration.of(ClassDistributions.of(features, labels, 3), features, neighbors=1, alpha=-0.1)
 
 
