@@ -119,7 +119,9 @@ def command(
     )
     stage = SecondStage(file, settings, resolve_device(device))
     seeds = seeds if stage.is_seeded else seeds[:1]
-    said = ", ".join(f"{name} = {value}" for name, value in settings.own().items() if value not in (None, False))
+    said = ", ".join(
+        f"{name} = {value}" for name, value in settings.own().items() if value is not None and value is not False
+    )
     if not as_json:
         _announce(stage, seeds, said, table)
     outcomes: list[SeedOutcome] = []

@@ -175,7 +175,7 @@ def _draw_matrices(matrices: Mapping[str, Array], names: list[str], counts: NDAr
     side = (width - longest - 1.6) / 2
     figure = new_figure(side + longest + 0.45)
     panels = figure.subplots(1, 3, sharey=True, width_ratios=[1, 1, 0.35])
-    titles = {"generated": "generated features (% of the row)", "real": "training features, themselves left out (%)"}
+    titles = {"generated": "generated features", "real": "training features, themselves left out"}
     colours: Colormap = matplotlib.colormaps["Blues"].with_extremes(bad="0.93")
     for axes, (kind, matrix) in zip(panels, matrices.items(), strict=False):
         image = axes.imshow(matrix, cmap=colours, vmin=0, vmax=1, aspect="auto")
@@ -184,12 +184,12 @@ def _draw_matrices(matrices: Mapping[str, Array], names: list[str], counts: NDAr
         _name_classes(axes, labels, side, size)
         if len(names) <= _ANNOTATED:
             _write_numbers(axes, matrix, size)
-    panels[0].set_ylabel("class of the point")
+    panels[0].set_ylabel("class of the point" + " (rows in %)" * (len(names) <= _ANNOTATED))
     if len(names) > _ANNOTATED:
         figure.colorbar(image, ax=list(panels[:2]), label="share of the row", fraction=0.03, pad=0.02)
     bars = panels[2]
     bars.barh(np.arange(len(names)), counts, 0.8, color="0.55", linewidth=0)
-    bars.set(xscale="log", xlabel="training images", xlim=(max(0.7, counts.min() / 3), counts.max() * 1.3))
+    bars.set(xscale="log", xlabel="training\nimages", xlim=(max(0.7, counts.min() / 3), counts.max() * 1.3))
     bars.xaxis.set_minor_locator(NullLocator())
     bars.spines[["top", "right"]].set_visible(False)
     for axes in panels:

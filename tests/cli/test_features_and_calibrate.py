@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,20 @@ def test_calibrate_end_to_end(features: Path, run: Path, call: Call, tmp_path: P
     assert call("plot", path, "--kind", "tsne", "-o", tmp_path / "again.png").code == 0
     assert path.read_bytes() == before_bytes
     assert (tmp_path / "again.png").read_bytes() == figure.read_bytes()
+
+
+def test_the_schema_page_names_everything_in_both_files(features: Path, call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "out.h5"
+    assert call("calibrate", features, "--epochs", 1, "--seeds", 0, "-o", path).code == 0
+    page = (Path(__file__).parents[2] / "docs" / "schema.md").read_text(encoding="utf-8")
+    for file, schema in ((features, "landscape-features"), (path, "landscape-calibration")):
+        section = page[page.index(f"`{schema}`\n") :].split("\n## ")[0]
+        with h5py.File(file) as held:
+            names: list[str] = [*held, *held["meta"].attrs, *held.get("head", held).attrs]
+            held.visit(lambda name, found=names: found.append(name.split("/")[-1]))
+        names.remove("schema") if "schema" in names else None
+        unknown = {name for name in names if not re.search(rf"[`/]{name}[`/]", section)} - {"schema_version"}
+        assert unknown == set()
 
 
 def test_the_matrix_of_nearest_classes_is_that_of_the_points(features: Path, call: Call, tmp_path: Path) -> None:
