@@ -171,8 +171,8 @@ def _announce(stage: SecondStage, seeds: Sequence[int], said: str, table: str) -
         )
     if settings.method == "tau-norm" and settings.tau is None:
         console.print(
-            f"τ is chosen on {settings.holdout:.0%} of the training images, which the checkpoint was trained on: no "
-            "test image is used, but τ leans towards 0; --tau gives one",
+            f"τ is chosen on {settings.holdout:.0%} of the training images, which the checkpoint was trained on and "
+            "fits better than new ones; no test image is used; --tau gives one",
             soft_wrap=True,
         )
     if "neighbors" in settings.own():
