@@ -240,6 +240,19 @@ def test_resampling_draws_classes_equally_often(tmp_path: Path) -> None:
     assert ((shares - 1 / 3).abs() < 5 * (2 / 9 / len(drawn)) ** 0.5).all()
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("method", ["tailcalibx", "tailcalib", "modals", "crt", "lws", "tau-norm", "ncm"])
+def test_a_gpu_comes_to_the_accuracy_of_the_cpu(method: str, tmp_path: Path) -> None:
+    file = write_features(tmp_path / "f.h5")
+    trained = {} if method in ("tau-norm", "ncm") else {"epochs": 20, "batch_size": 16}
+    settings = two_stage_settings(method, file.class_counts, **trained)  # type: ignore[arg-type]
+    here, there = (SecondStage(file, settings, device).run(0) for device in ("cpu", "cuda"))
+    # Another generator draws other points, so trained classifiers agree in what they learn and not in every image.
+    tolerance = 0.0 if method == "ncm" else 0.08
+    assert there.result.accuracy == pytest.approx(here.result.accuracy, abs=tolerance)
+
+
 # ---------------------------------------------------------------------- nearest classes
 
 

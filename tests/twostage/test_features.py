@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.photographs import write_photographs
 from support.runs import tiny_recipe, write_image_folder
 from torch import Tensor, nn
 
@@ -69,6 +70,21 @@ def test_augmentation_is_drawn_with_the_seed(tmp_path: Path) -> None:
     assert not torch.equal(first, other)
     assert not torch.equal(first, plain)
     assert torch.equal(collected(subject, "train", augmentation="crop-flip")[2], subject.data.train_labels)
+
+
+def test_lists_are_streamed_and_their_augmentation_is_a_random_part(tmp_path: Path) -> None:
+    source = write_photographs(tmp_path / "photographs", {0: 9, 1: 5})
+    data = {"source": source, "root": str(tmp_path / "photographs"), "image_size": 32, "workers": 0}
+    train(Recipe.parse({"data": data, "model": {"name": "convnet"}, "schedule": {"epochs": 1}}), tmp_path / "run")
+    subject = open_subject(tmp_path / "run")
+    _, plain, labels, _ = collected(subject, "train")
+    assert "train" not in subject.data.__dict__  # the cached split in memory: it was never asked for
+    assert torch.equal(labels, subject.data.train_labels)
+    logits = predict(subject.model, subject.data.train.images, subject.normalization)
+    torch.testing.assert_close(subject.model.head(plain), logits, rtol=1e-5, atol=1e-5)
+    first, again = (collected(subject, "train", augmentation="resized-crop", seed=3)[1] for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, plain)
 
 
 @pytest.mark.parametrize("name", ["convnet", "resnet20", "bbn-resnet32", "resnet18"])
