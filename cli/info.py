@@ -11,17 +11,24 @@ from rich.markup import escape
 from rich.table import Table
 
 from landscape.store import describe
+from landscape.store.calibration_file import CALIBRATION_SCHEMA, describe_calibration
+from landscape.store.features_file import FEATURES_SCHEMA, describe_features, schema_of
+
+# By the schema of the file; anything else is described, or refused, as a spectrum file.
+_DESCRIBED = {FEATURES_SCHEMA: describe_features, CALIBRATION_SCHEMA: describe_calibration}
 
 
 @click.command(name="info")
 @click.argument("file", type=click.Path(path_type=Path))
 def command(file: Path) -> None:
-    """What a file holds: a run's folder, a checkpoint or a spectrum file."""
+    """What a file holds: a run's folder, a checkpoint, a spectrum file, features or a second stage."""
     is_results = file.is_file() and (h5py.is_hdf5(file) or file.suffix in (".h5", ".hdf5"))
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for label, value in describe(file) if is_results else _describe_checkpoint(file):
+    for label, value in (
+        _DESCRIBED.get(schema_of(file) or "", describe)(file) if is_results else _describe_checkpoint(file)
+    ):
         table.add_row(escape(label), escape(value))
     Console(highlight=False).print(table)
 

@@ -28,7 +28,9 @@ _COMMANDS = {
     "evaluate": "accuracy of a checkpoint: all, groups, classes",
     "spectrum": "measure the Hessian of a checkpoint: whole, class by class, layer by layer",
     "saddle": "the verdicts of a spectrum file as a table",
-    "plot": "draw a spectrum file",
+    "plot": "draw a results file",
+    "features": "write down what the last layer of a checkpoint sees of every image",
+    "calibrate": "second stages on features: TailCalibX, cRT, LWS, τ-norm, NCM, MODALS",
     "info": "what a checkpoint or a results file holds",
 }
 

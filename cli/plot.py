@@ -11,6 +11,7 @@ from rich.console import Console
 from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
 from landscape.plotting import Drawing, check_drawing_paths, class_bars, density_grid, save_drawing
+from landscape.plotting.features import CALIBRATION_KINDS, draw_calibration
 from landscape.plotting.style import Column
 from landscape.store import SpectrumFile
 
@@ -19,10 +20,11 @@ from .tables import batches_of
 KINDS = {
     "density": "one panel a part: eigenvalues per decade against λ, outliers, λ_min, ν",
     "classes": "λ_max, |λ_min|, negative mass, gradient and size class by class; several files side by side",
+    **CALIBRATION_KINDS,
 }
 
 
-@click.command(name="plot", help="Draw a spectrum file; nothing is computed.\n\nKinds:\n\n" + "\n\n".join(
+@click.command(name="plot", help="Draw a results file; only a first t-SNE is computed.\n\nKinds:\n\n" + "\n\n".join(
     f"- **{name}**: {text}" for name, text in KINDS.items()
 ))  # fmt: skip
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.h5…")
@@ -47,6 +49,7 @@ def command(
 ) -> None:
     for output in outputs:
         check_drawing_paths(output)
+    spectra = files if kind not in CALIBRATION_KINDS else ()
     drawing = draw(files, kind, parts=parts, epoch=epoch, names=names.split(",") if names else None, column=column)
     console, problems = Console(highlight=False), Console(stderr=True, highlight=False)
     with warnings.catch_warnings(record=True) as caught:
@@ -54,7 +57,7 @@ def command(
         for output in outputs:
             figure, arrays = save_drawing(drawing, output)
             console.print(f"{figure} (arrays: {arrays})", markup=False, soft_wrap=True)
-    for file in files if epoch is None else ():
+    for file in spectra if epoch is None else ():
         drawn = SpectrumFile.open(file).latest_epoch()
         if drawn is not None:
             console.print(f"{file} is a sweep: drawn is epoch {drawn}, --epoch N takes another", markup=False)
@@ -84,6 +87,10 @@ def draw(
     Raises:
         LandscapeError: nothing to draw, an epoch that is not there, or more files than the kind can show.
     """
+    if kind in CALIBRATION_KINDS:
+        if len(files) > 1 or parts or epoch is not None:
+            raise LandscapeError(f"--kind {kind} draws one file of `landscape calibrate`, without --parts and --epoch")
+        return draw_calibration(files[0], kind, column=column)
     methods: dict[str, list[PartSpectrum]] = {}
     groups: dict[str, list[str]] = {}
     labels = names or [file.stem for file in files]

@@ -13,7 +13,7 @@ from torch import nn
 
 from landscape.errors import LandscapeError, did_you_mean
 from landscape.models.heads import make_head
-from landscape.models.resnet_cifar import CifarResNet
+from landscape.models.resnet_cifar import BbnResNet32, CifarResNet
 from landscape.models.small import ConvNet, Mlp
 from landscape.torchvision_import import import_torchvision
 
@@ -24,7 +24,7 @@ _SMALL_IMAGE_RESNETS = {"resnet34-cifar": "resnet34"}  # name -> torchvision's n
 
 def model_names() -> tuple[str, ...]:
     """Names that :func:`build_model` knows."""
-    return (*_CIFAR_RESNETS, "convnet", "mlp", *_TORCHVISION_RESNETS, *_SMALL_IMAGE_RESNETS)
+    return (*_CIFAR_RESNETS, "bbn-resnet32", "convnet", "mlp", *_TORCHVISION_RESNETS, *_SMALL_IMAGE_RESNETS)
 
 
 def build_model(
@@ -43,6 +43,7 @@ def build_model(
     | name | for | published with |
     |---|---|---|
     | ``resnet20``, ``32``, ``44``, ``56`` | 32×32, widths 16 to 64, shortcuts without parameters | LDAM, VS, Saddle |
+    | ``bbn-resnet32`` | 32×32, the last block of ResNet-32 twice, side by side: 128 features | TailCalibX |
     | ``resnet34-cifar`` | 32×32, widths 64 to 512: torchvision's, 3×3 stem of stride 1, no max-pool | ImbSAM, SSE-SAM |
     | ``resnet18``, ``34``, ``50`` | 224×224, torchvision's | ImageNet-LT, iNaturalist 2018 |
     | ``convnet``, ``mlp`` | 8×8 and 28×28, to try things | |
@@ -52,7 +53,7 @@ def build_model(
         num_classes: C.
         in_channels: channels of the images.
         image_size: pixels, height = width. Only ``mlp`` depends on it; the others pool over whatever is left.
-        head: ``linear``, or ``cosine`` for outputs in [−1, 1].
+        head: ``linear``, ``cosine`` for outputs in [−1, 1], or ``learned-cosine`` for cosines with a learned scale.
         seed: of the initial weights; the global generator is left as it was. ``None`` draws from the global generator.
 
     Raises:
@@ -70,6 +71,8 @@ def build_model(
             return build_model(name, num_classes=num_classes, in_channels=in_channels, image_size=image_size, head=head)
     if name in _CIFAR_RESNETS:
         return CifarResNet(_CIFAR_RESNETS[name], num_classes, in_channels, head)
+    if name == "bbn-resnet32":
+        return BbnResNet32(num_classes, in_channels, head)
     if name == "convnet":
         return ConvNet(num_classes, in_channels, head)
     if name == "mlp":

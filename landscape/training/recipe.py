@@ -107,14 +107,22 @@ class DataRecipe(_Section):
         return self.model_copy(update=changes)
 
 
+Head = Literal["linear", "cosine", "learned-cosine", "learned-cosine-legacy"]
+
+
 class ModelRecipe(_Section):
     """Which network."""
 
     name: str = Field(
         "resnet32",
-        description="resnet20/32/44/56, resnet34-cifar, resnet18/34/50, convnet, mlp or package.module:factory",
+        description="resnet20/32/44/56, bbn-resnet32, resnet34-cifar, resnet18/34/50, convnet, mlp or "
+        "package.module:factory",
     )
-    head: Literal["linear", "cosine"] | None = Field(None, description="cosine for LDAM, else linear")
+    head: Head | None = Field(
+        None,
+        description="cosine for LDAM, else linear if not given; learned-cosine has a scale and offsets of its own, "
+        "learned-cosine-legacy normalises over classes as TailCalibX's code does",
+    )
 
 
 _LOSS_SETTINGS = {"max_margin": ("ldam",), "gamma": ("vs", "cdt"), "tau": ("vs", "la"), "focal_gamma": ("focal",)}
@@ -275,7 +283,7 @@ class Recipe(_Section):
 
     @pydantic.model_validator(mode="after")
     def _ldam_needs_cosines(self) -> Recipe:
-        if self.loss.name == "ldam" and self.model.head == "linear":
+        if self.loss.name == "ldam" and self.model.head not in (None, "cosine"):
             raise ValueError("loss.name = 'ldam' subtracts its margin from cosines: it needs model.head = 'cosine'")
         return self
 
@@ -317,11 +325,11 @@ class Recipe(_Section):
 
     @property
     def logit_scale(self) -> float:
-        """s of a cosine head; 1 for a linear one."""
+        """s of a cosine head; 1 for a head whose outputs are logits."""
         return self.loss.logit_scale if self.head == "cosine" else 1.0
 
     @property
-    def head(self) -> Literal["linear", "cosine"]:
+    def head(self) -> Head:
         return self.model.head or ("cosine" if self.loss.name == "ldam" else "linear")
 
 

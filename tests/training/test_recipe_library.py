@@ -38,8 +38,8 @@ def test_families_methods_and_data_sets() -> None:
     small = {"ce", "ce-sam", "ce-drw", "ce-drw-sam", "ldam-drw", "ldam-drw-sam", "vs", "vs-sam"}
     large = {"ce", "ce-drw", "ce-drw-sam", "ldam-drw", "ldam-drw-sam"}
     for folder, names in {
-        "cifar10-lt": small,
-        "cifar100-lt": small,
+        "cifar10-lt": small | {"cosine-ce", "cosine-ce-legacy"},
+        "cifar100-lt": small | {"cosine-ce", "cosine-ce-legacy"},
         "cifar10-lt-resnet34": {"ce", "ce-sam", "ce-imbsam", "ce-sse-sam"},
         "cifar100-lt-resnet34": {
             "ce", "ce-sam", "ce-imbsam", "ce-imbsam-group", "ce-imbsam-kappa2", "ce-sse-sam",
@@ -105,6 +105,19 @@ def test_family_a_is_the_published_schedule() -> None:
 def test_the_radii_are_those_of_the_shipped_commands(name: str, rho: float) -> None:
     optimizer = parsed(name).optimizer
     assert (optimizer.name, optimizer.rho, optimizer.bn_update) == ("sam", rho, "all")
+
+
+def test_cosine_ce_is_the_first_stage_of_tailcalibx() -> None:
+    recipe, legacy = (parsed(f"cifar100-lt/{name}") for name in ("cosine-ce", "cosine-ce-legacy"))
+    assert (recipe.model.name, recipe.head, recipe.loss.name, recipe.logit_scale) == (
+        "bbn-resnet32", "learned-cosine", "ce", 1.0,
+    )  # fmt: skip
+    optimizer, schedule = recipe.optimizer, recipe.schedule
+    assert (optimizer.lr, optimizer.momentum, optimizer.weight_decay) == (0.2, 0.9, 5e-4)
+    assert (schedule.name, schedule.epochs, schedule.batch_size) == ("cosine", 150, 128)
+    assert (recipe.data.source, parsed("cifar10-lt/cosine-ce").data.source) == ("cifar100", "cifar10")
+    assert recipe.difference(legacy) == ("model.head", "learned-cosine", "learned-cosine-legacy")
+    assert learning_rate(legacy.schedule, 0.2, 149) == 0.0
 
 
 def test_sse_sam_is_the_readmes_command() -> None:

@@ -1,0 +1,305 @@
+"""`landscape calibrate`."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich_click as click
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+import landscape
+from landscape.data import ClassGroups
+from landscape.data.longtailed import class_groups
+from landscape.json_text import json_text
+from landscape.store.calibration_file import CALIBRATION_SCHEMA, CalibrationFile
+from landscape.store.features_file import FeaturesFile, check_replaceable
+from landscape.training.checkpoint import file_sha256
+from landscape.training.evaluation import Evaluation
+from landscape.training.recipe import resolve_device
+from landscape.training.seeds import Spread
+from landscape.twostage.second_stage import SecondStage, SeedOutcome, kept_per_class
+from landscape.twostage.settings import METHODS, TABLES, TRAINED, Method, two_stage_settings
+
+from .checks import finite
+from .features import WorkBar
+from .progress import _several, console
+from .train import _seeds
+
+click.rich_click.OPTION_GROUPS["* calibrate"] = [
+    {"name": "Method", "options": ["--method", "--seeds", "--legacy"]},
+    {"name": "Class distributions", "options": ["--imbalance-table", "--lam", "--alpha", "--neighbors", "--noise"]},
+    {"name": "Training of the classifier",
+     "options": ["--epochs", "--lr", "--momentum", "--weight-decay", "--batch-size"]},
+    {"name": "Without training", "options": ["--tau", "--holdout", "--distance"]},
+    {"name": "Results", "options": ["--output", "--overwrite", "--json", "--device"]},
+]  # fmt: skip
+
+
+_METHODS = "\n\n".join(f"- **{name}**: {text}" for name, text in METHODS.items())
+_HELP = f"""Make a new classifier from the features of a checkpoint; say what it does for head, mid and tail.
+
+Works from the file of `landscape features` alone: no image is read. Methods:
+
+{_METHODS}
+
+λ, α, K and momentum of TailCalib(X) were published for imbalance 100, 50 and 10 and for mini-ImageNet-LT; the nearest
+table is taken, and said. Seeds draw the points and start the classifier; the checkpoint under it stays one. Ctrl-C
+keeps the seeds that are finished."""
+
+
+@click.command(name="calibrate", help=_HELP)
+@click.argument("features", type=click.Path(path_type=Path), metavar="FEATURES.h5")
+@click.option("--method", type=click.Choice(list(METHODS)), default="tailcalibx", show_default=True)
+@click.option("--seeds", default="0,1,2", callback=_seeds, metavar="N,N,…", show_default=True,
+              help="one classifier each; mean ± s.d. over them")  # fmt: skip
+@click.option("--legacy", is_flag=True,
+              help="as TailCalibX's code: weights normalised over the classes, constant rate, last batch dropped, "
+                   "class statistics of features before λ")  # fmt: skip
+@click.option("--imbalance-table", "table", type=click.Choice(["auto", *TABLES]), default="auto", show_default=True,
+              help="published λ, α, K and momentum: by imbalance, or of mini-ImageNet-LT")  # fmt: skip
+@click.option("--lam", "power", type=click.FloatRange(0), callback=finite, metavar="λ",
+              help="of Tukey's ladder f^λ; 0 is the logarithm, 1 changes nothing")  # fmt: skip
+@click.option("--alpha", type=click.FloatRange(0), callback=finite, metavar="α",
+              help="added to every entry of a covariance: spreads all features together")  # fmt: skip
+@click.option("--neighbors", type=click.IntRange(1), metavar="K",
+              help="classes whose means and covariances a seed borrows")  # fmt: skip
+@click.option("--noise", type=click.FloatRange(0), callback=finite, metavar="SHARE",
+              help="of MODALS, in standard deviations of the class [default: 0.01]")  # fmt: skip
+@click.option("--epochs", type=click.IntRange(1),
+              help="[default: as many as the first stage; cRT 10, LWS 5]")  # fmt: skip
+@click.option("--lr", type=click.FloatRange(0, min_open=True), callback=finite,
+              help="[default: 0.01; cRT and LWS 0.2]")  # fmt: skip
+@click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), callback=finite,
+              help="[default: by table; cRT and LWS 0.9]")  # fmt: skip
+@click.option("--weight-decay", type=click.FloatRange(0), callback=finite, help="[default: 0.0005]")
+@click.option("--batch-size", type=click.IntRange(1), help="[default: 128; cRT and LWS 512]")
+@click.option("--tau", type=click.FloatRange(0), callback=finite, metavar="τ",
+              help="of tau-norm [default: the best of 0, 0.1, …, 2 on a share of the training images]")  # fmt: skip
+@click.option("--holdout", type=click.FloatRange(0, 1, min_open=True),
+              help="that share, of every class [default: 0.2]")  # fmt: skip
+@click.option("--distance", type=click.Choice(["cosine", "l2"]), help="of ncm [default: cosine]")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="print JSON instead of tables")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="RESULTS.h5")
+@click.option("--overwrite", is_flag=True, help="replace a results file that is there")
+def command(
+    features: Path,
+    method: Method,
+    seeds: tuple[int, ...],
+    table: str,
+    legacy: bool,
+    device: str,
+    as_json: bool,
+    output: Path,
+    overwrite: bool,
+    **given: Any,
+) -> None:
+    check_replaceable(output, CALIBRATION_SCHEMA, overwrite=overwrite)
+    file = FeaturesFile.open(features)
+    settings = two_stage_settings(
+        method,
+        file.class_counts,
+        source=file.meta["source"],
+        table=table,
+        first_epochs=max(0, file.meta["epoch"]),
+        legacy=legacy or None,
+        **given,
+    )
+    stage = SecondStage(file, settings, resolve_device(device))
+    seeds = seeds if stage.is_seeded else seeds[:1]
+    said = ", ".join(
+        f"{name} = {value}" for name, value in settings.own().items() if value is not None and value is not False
+    )
+    if not as_json:
+        _announce(stage, seeds, said, table)
+    outcomes: list[SeedOutcome] = []
+    started = time.monotonic()
+    epochs = settings.epochs if method in TRAINED else 0
+    try:
+        with WorkBar(method, epochs * len(seeds), "epochs") as bar:
+            for seed in seeds:
+                outcomes.append(stage.run(seed, bar.advance))
+    except KeyboardInterrupt:
+        if not outcomes:
+            raise
+        console.print(f"stopped; {len(outcomes)} of {len(seeds)} seeds are finished and kept", style="yellow")
+    kept = _keep(file, stage, outcomes, output)
+    groupings = class_groups(file.class_counts)
+    if as_json:
+        click.echo(json_text(_report(kept, stage, outcomes, groupings), indent=2))
+        return
+    for groups in groupings:
+        console.print(_table(stage.before, outcomes, groups, method))
+    if any(outcome.tau is not None for outcome in outcomes):
+        console.print("τ = " + ", ".join(f"{outcome.tau:g}" for outcome in outcomes))
+    if len(seeds) == 1 and not stage.is_seeded:
+        console.print("nothing is drawn: every seed gives the same", style="dim")
+    if "generated" in kept.points:
+        _print_nearest(kept)
+    words = ["plot", str(output), "--kind", "tsne", "-o", str(output.with_suffix(".pdf"))]
+    following = shlex.join(["landscape", *(words if "generated" in kept.points else ["info", str(output)])])
+    console.print(
+        f"{time.monotonic() - started:.0f} s; kept in {escape(str(output))}; next: [bold]{escape(following)}[/]",
+        soft_wrap=True,
+    )
+
+
+def _announce(stage: SecondStage, seeds: Sequence[int], said: str, table: str) -> None:
+    settings = stage.settings
+    if "neighbors" in settings.own() and table == "auto":
+        console.print(
+            f"published constants for {settings.table} are the nearest; --imbalance-table takes others", markup=False
+        )
+    console.print(f"{settings.method}: {said or 'no settings'}", markup=False, soft_wrap=True)
+    if settings.method in TRAINED:
+        steps = settings.epochs * math.ceil(stage.points_per_epoch / settings.batch_size)
+        console.print(
+            f"{len(seeds)} × {settings.epochs} epochs of {stage.points_per_epoch:,} features: {len(seeds) * steps:,} "
+            f"steps of {settings.batch_size}"
+        )
+    if settings.method == "tau-norm" and settings.tau is None:
+        console.print(
+            f"τ is chosen on {settings.holdout:.0%} of the training images, which the checkpoint was trained on and "
+            "fits better than new ones; no test image is used; --tau gives one",
+            soft_wrap=True,
+        )
+    if "neighbors" in settings.own():
+        single = int((stage.distributions.counts == 1).sum())
+        if single:
+            console.print(f"{single} classes of one image have no covariance: they borrow that of their neighbours")
+
+
+def _keep(file: FeaturesFile, stage: SecondStage, outcomes: Sequence[SeedOutcome], output: Path) -> CalibrationFile:
+    """Everything about these seeds, into the results file; features are those of the first seed."""
+    first = outcomes[0]
+    points: dict[str, dict[str, Any]] = {}
+    if first.generated is not None:
+        made = first.generated
+        near = stage.nearest(made.features)
+        real = stage.some_real(kept_per_class(stage.num_classes))
+        points["generated"] = {
+            "features": made.features,
+            "labels": made.labels,
+            "seeds": made.seeds,
+            "nearest_sample": near.sample,
+            "nearest_mean": near.mean,
+        }
+        if stage.settings.method != "modals":
+            points["generated"]["neighbors"] = stage.calibration.neighbors[made.seeds]
+        near = stage.nearest(stage.inputs[real], without=real)
+        points["real"] = {
+            "features": stage.inputs[real],
+            "labels": stage.labels[real],
+            "index": real,
+            "nearest_sample": near.sample,
+            "nearest_mean": near.mean,
+        }
+    settings = {name: value for name, value in asdict(stage.settings).items() if name in stage.settings.own()}
+    meta = {
+        "features": str(file.path),
+        "features_sha256": file_sha256(file.path),
+        **{key: file.meta[key] for key in ("checkpoint", "checkpoint_sha256", "model", "layer", "source", "imbalance")},
+        "method": stage.settings.method,
+        **({"table": stage.settings.table} if "neighbors" in settings else {}),
+        **{name: value for name, value in settings.items() if value is not None},
+        "class_names": list(file.class_names),
+        "class_counts": list(file.class_counts),
+        "command": shlex.join(["landscape", *sys.argv[1:]]),
+        "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "device": str(stage.device),
+        "landscape_version": landscape.__version__,
+        "torch_version": str(torch.__version__),
+        "numpy_version": str(np.__version__),
+    }
+    accuracy = {
+        "seeds": np.array([outcome.seed for outcome in outcomes]),
+        "correct": np.array([outcome.result.correct for outcome in outcomes]),
+        "before": np.array(stage.before.correct),
+        "total": np.array(stage.before.total),
+    }
+    classifiers = {
+        name: torch.stack([outcome.classifier[name] for outcome in outcomes]).numpy() for name in first.classifier
+    }
+    if first.tau is not None:
+        accuracy["tau"] = np.array([outcome.tau for outcome in outcomes])
+    arrays = {
+        group: {name: tensor.cpu().numpy() for name, tensor in columns.items()} for group, columns in points.items()
+    }
+    return CalibrationFile.write(output, meta, accuracy, classifiers, arrays)
+
+
+def _spreads(results: Sequence[Evaluation], groups: ClassGroups) -> dict[str, Spread]:
+    rows = [{"all": result.accuracy, **result.per_group(groups)} for result in results]
+    return {name: Spread(tuple(row[name] for row in rows)) for name in rows[0]}
+
+
+def _table(before: Evaluation, outcomes: Sequence[SeedOutcome], groups: ClassGroups, method: str) -> Table:
+    table = Table(title=f"groups by {groups.convention}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for name in ("all", *(f"{name} ({len(classes)})" for name, classes in groups.items())):
+        table.add_column(name, justify="right", no_wrap=True)
+    rows = {
+        "before: the checkpoint": [before],
+        f"{method}, {_several(len(outcomes), 'seed')}": [each.result for each in outcomes],
+    }
+    for title, results in rows.items():
+        table.add_row(title, *(_percent(spread) for spread in _spreads(results, groups).values()))
+    return table
+
+
+def _percent(spread: Spread) -> str:
+    if math.isnan(spread.mean):
+        return "–"
+    deviation = spread.standard_deviation
+    return f"{100 * spread.mean:.1f}%" if math.isnan(deviation) else f"{100 * spread.mean:.1f} ± {100 * deviation:.1f}%"
+
+
+def _print_nearest(kept: CalibrationFile) -> None:
+    made, real = kept.points["generated"], kept.points["real"]
+    if not len(made["labels"]):
+        console.print("all classes are equally large: nothing was generated")
+        return
+    shares = {
+        kind: (points["nearest_sample"] == points["labels"])[np.isin(points["labels"], made["labels"])].mean()
+        for kind, points in {"generated": made, "real": real}.items()
+    }
+    mean = (made["nearest_mean"] == made["labels"]).mean()
+    console.print(
+        f"of {len(made['labels']):,} generated features {shares['generated']:.0%} have the nearest training feature in "
+        f"their own class (real ones, themselves left out: {shares['real']:.0%}); {mean:.0%} the nearest class mean",
+        soft_wrap=True,
+    )
+
+
+def _report(
+    kept: CalibrationFile, stage: SecondStage, outcomes: Sequence[SeedOutcome], groupings: Sequence[ClassGroups]
+) -> dict[str, Any]:
+    def rows(results: Sequence[Evaluation]) -> dict[str, Any]:
+        return {
+            groups.convention: {
+                name: {"mean": spread.mean, "sd": spread.standard_deviation, "values": spread.values}
+                for name, spread in _spreads(results, groups).items()
+            }
+            for groups in groupings
+        }
+
+    return {
+        "file": str(kept.path),
+        "method": stage.settings.method,
+        "settings": stage.settings.own(),
+        "seeds": [outcome.seed for outcome in outcomes],
+        "before": rows([stage.before]),
+        "after": rows([outcome.result for outcome in outcomes]),
+    }

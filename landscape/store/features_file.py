@@ -1,0 +1,211 @@
+"""Features of a checkpoint in HDF5, schema ``landscape-features`` version 1: what its last layer saw of every image.
+
+``docs/schema.md`` lists every group, dataset and attribute.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from landscape.atomic import atomic_replacement
+from landscape.errors import LandscapeError
+from landscape.store.spectrum_file import SUFFIXES, MetaValue, _read_meta, _short, _write_meta
+
+FEATURES_SCHEMA = "landscape-features"
+FEATURES_VERSION = 1
+
+SplitName = Literal["train", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "test")
+
+
+def schema_of(path: str | os.PathLike[str]) -> str | None:
+    """The attribute ``schema`` of an HDF5 file; ``None`` for anything else."""
+    if not Path(path).is_file() or not h5py.is_hdf5(path):
+        return None
+    try:
+        with h5py.File(path, "r") as file:
+            schema = file.attrs.get("schema")
+    except OSError:
+        return None
+    return schema if isinstance(schema, str) else None
+
+
+def check_replaceable(path: str | os.PathLike[str], schema: str, *, overwrite: bool) -> None:
+    """A results file replaces nothing but a file of its own kind, and that only when told to.
+
+    Raises:
+        LandscapeError: another suffix, something else is there, or it is there and ``overwrite`` is false.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise LandscapeError(f"-o '{path}': the results go into a file that ends in {' or '.join(SUFFIXES)}")
+    if not path.exists():
+        return
+    if schema_of(path) != schema:
+        raise LandscapeError(f"-o '{path}' is there and is no {schema} file, so it is not replaced: give another -o")
+    if not overwrite:
+        raise LandscapeError(f"'{path}' already exists: give --overwrite to replace it, or another -o")
+
+
+@contextmanager
+def open_results(path: Path, schema: str, version: int, maker: str) -> Iterator[h5py.File]:
+    """A results file of one schema, open for reading.
+
+    Args:
+        maker: the command that writes such files, for the message.
+
+    Raises:
+        LandscapeError: missing, not HDF5, of another schema (which is named), of a newer version, or incomplete.
+    """
+    if not path.exists():
+        raise LandscapeError(f"no file '{path}': `{maker} -o {path}` would write it")
+    if not path.is_file() or not h5py.is_hdf5(path):
+        raise LandscapeError(f"'{path}' is not an HDF5 file: give one written by `{maker}`")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise LandscapeError(f"'{path}' cannot be read, it may be cut short: copy or compute it again") from error
+    with file:
+        found = file.attrs.get("schema")
+        if found != schema:
+            raise LandscapeError(
+                f"'{path}' is of schema {_short(found)}, not '{schema}': give one written by `{maker}`"
+            )
+        held = int(file.attrs["schema_version"])
+        if held > version:
+            raise LandscapeError(
+                f"'{path}' has {schema} version {held}, this landscape reads up to {version}: upgrade landscape"
+            )
+        try:
+            yield file
+        except KeyError as error:
+            raise LandscapeError(f"'{path}' is damaged, compute it again: {error.args[0]}") from error
+
+
+@dataclass(frozen=True)
+class FeatureSplit:
+    """What the last layer saw of one split."""
+
+    features: NDArray[np.float32]  # (N, d) as the last layer received them, not normalised
+    labels: NDArray[np.int64]  # (N,)
+    predicted: NDArray[np.int64]  # (N,) argmax of the checkpoint's own logits
+
+
+class FeatureWriter:
+    """Takes a split batch by batch, so that no more than a batch is in memory."""
+
+    def __init__(self, group: h5py.Group, count: int) -> None:
+        self.group, self.count, self.filled = group, count, 0
+
+    def add(self, features: NDArray[np.float32], labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> None:
+        """Append (n, d) features with (n,) labels and predictions."""
+        columns: dict[str, NDArray[Any]] = {"features": features, "labels": labels, "predicted": predicted}
+        for name, values in columns.items():
+            if name not in self.group:
+                self.group.create_dataset(name, (self.count, *values.shape[1:]), dtype=values.dtype)
+            self.group[name][self.filled : self.filled + len(values)] = values
+        self.filled += len(features)
+
+    def check_full(self) -> None:
+        """Every sample that was announced has come."""
+        if self.filled != self.count:
+            raise LandscapeError(f"{self.filled} of {self.count} images gave features; the data changed while read")
+
+
+@dataclass(frozen=True)
+class FeaturesFile:
+    """The features of a checkpoint: made by :meth:`writing` or :meth:`open`."""
+
+    path: Path
+    meta: dict[str, Any]  # scalars, list[str] for words, arrays for numbers
+    splits: tuple[SplitName, ...]  # which are there
+    head: dict[str, Any]  # ``kind``, ``logit_scale`` and the tensors of the checkpoint's head by name
+
+    @classmethod
+    @contextmanager
+    def writing(
+        cls, path: str | os.PathLike[str], meta: Mapping[str, MetaValue], head: Mapping[str, Any]
+    ) -> Iterator[h5py.File]:
+        """A file to add splits to with :meth:`add_split`; it appears under its name when the body succeeds.
+
+        Args:
+            meta: as in ``docs/schema.md``.
+            head: ``kind``, ``logit_scale``, and the tensors of the head as arrays.
+        """
+        with atomic_replacement(path) as temporary, h5py.File(temporary, "w") as file:
+            file.attrs["schema"] = FEATURES_SCHEMA
+            file.attrs["schema_version"] = FEATURES_VERSION
+            _write_meta(file.create_group("meta"), meta)
+            group = file.create_group("head")
+            for name, value in head.items():
+                if isinstance(value, np.ndarray):
+                    group.create_dataset(name, data=value)
+                else:
+                    group.attrs[name] = value
+            yield file
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Read all but the features.
+
+        Raises:
+            LandscapeError: as :func:`open_results`.
+        """
+        with _open(Path(path)) as file:
+            head = {**dict(file["head"].attrs), **{name: values[()] for name, values in file["head"].items()}}
+            splits = tuple(name for name in SPLITS if name in file)
+            return cls(Path(path), _read_meta(file["meta"]), splits, head)
+
+    def read(self, split: SplitName) -> FeatureSplit:
+        """One split, in memory.
+
+        Raises:
+            LandscapeError: it is not in the file.
+        """
+        if split not in self.splits:
+            raise LandscapeError(
+                f"'{self.path}' has no {split} split: `landscape features CHECKPOINT -o {self.path}` writes both"
+            )
+        with _open(self.path) as file:
+            return FeatureSplit(*(file[split][name][...] for name in ("features", "labels", "predicted")))
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """(C,) training images of each class."""
+        return tuple(int(count) for count in self.meta["class_counts"])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.meta["class_names"])
+
+
+def _open(path: Path) -> Any:
+    return open_results(path, FEATURES_SCHEMA, FEATURES_VERSION, "landscape features CHECKPOINT")
+
+
+def describe_features(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """What a features file holds, as rows (label, value) for people.
+
+    Raises:
+        LandscapeError: as :func:`open_results`.
+    """
+    file = FeaturesFile.open(path)
+    with _open(file.path) as content:
+        shapes = {name: content[name]["features"].shape for name in file.splits}
+        version = int(content.attrs["schema_version"])
+    rows = [
+        ("file", f"{file.path} ({file.path.stat().st_size / 1e6:.2f} MB)"),
+        ("schema", f"{FEATURES_SCHEMA} {version}"),
+        *((key, _short(value, quote=False)) for key, value in file.meta.items()),
+        ("head", str(file.head["kind"])),
+    ]
+    return rows + [(name, f"{count:,} images, {width} features") for name, (count, width) in shapes.items()]
