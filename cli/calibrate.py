@@ -23,8 +23,9 @@ import landscape
 from landscape.data import ClassGroups
 from landscape.data.longtailed import class_groups
 from landscape.json_text import json_text
+from landscape.store import check_replaceable
 from landscape.store.calibration_file import CALIBRATION_SCHEMA, CalibrationFile
-from landscape.store.features_file import FeaturesFile, check_replaceable
+from landscape.store.features_file import FeaturesFile
 from landscape.training.checkpoint import file_sha256
 from landscape.training.evaluation import Evaluation
 from landscape.training.recipe import resolve_device
@@ -32,10 +33,8 @@ from landscape.training.seeds import Spread
 from landscape.twostage.second_stage import SecondStage, SeedOutcome, kept_per_class
 from landscape.twostage.settings import METHODS, TABLES, TRAINED, Method, two_stage_settings
 
-from .checks import finite
-from .features import WorkBar
-from .progress import _several, console
-from .train import _seeds
+from .checks import finite, seed_list
+from .progress import WorkBar, console, several
 
 click.rich_click.OPTION_GROUPS["* calibrate"] = [
     {"name": "Method", "options": ["--method", "--seeds", "--legacy"]},
@@ -62,7 +61,7 @@ keeps the seeds that are finished."""
 @click.command(name="calibrate", help=_HELP)
 @click.argument("features", type=click.Path(path_type=Path), metavar="FEATURES.h5")
 @click.option("--method", type=click.Choice(list(METHODS)), default="tailcalibx", show_default=True)
-@click.option("--seeds", default="0,1,2", callback=_seeds, metavar="N,N,…", show_default=True,
+@click.option("--seeds", default="0,1,2", callback=seed_list, metavar="N,N,…", show_default=True,
               help="one classifier each; mean ± s.d. over them")  # fmt: skip
 @click.option("--legacy", is_flag=True,
               help="as TailCalibX's code: weights normalised over the classes, constant rate, last batch dropped, "
@@ -252,7 +251,7 @@ def _table(before: Evaluation, outcomes: Sequence[SeedOutcome], groups: ClassGro
         table.add_column(name, justify="right", no_wrap=True)
     rows = {
         "before: the checkpoint": [before],
-        f"{method}, {_several(len(outcomes), 'seed')}": [each.result for each in outcomes],
+        f"{method}, {several(len(outcomes), 'seed')}": [each.result for each in outcomes],
     }
     for title, results in rows.items():
         table.add_row(title, *(_percent(spread) for spread in _spreads(results, groups).values()))

@@ -19,3 +19,16 @@ def int64(context: click.Context, parameter: click.Parameter, value: int | None)
     if value is not None and not -(2**63) <= value < 2**63:
         raise click.BadParameter(f"{value} does not fit 64 bits; give less than 2^63", context, parameter)
     return value
+
+
+def seed_list(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...]:
+    """``0,1,2`` as numbers."""
+    if text is None:
+        return ()
+    words = text.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise click.BadParameter(f"'{text}': write whole numbers with commas, as in 0,1,2", context, parameter)
+    seeds = tuple(map(int, words))
+    if len(set(seeds)) < len(seeds):
+        raise click.BadParameter(f"'{text}' names a seed twice", context, parameter)
+    return seeds

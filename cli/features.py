@@ -16,33 +16,21 @@ from rich.markup import escape
 
 import landscape
 from landscape.data import Normalization
+from landscape.store import check_replaceable
 from landscape.store.features_file import (
     FEATURES_SCHEMA,
     SPLITS,
     FeaturesFile,
     FeatureWriter,
     SplitName,
-    check_replaceable,
 )
 from landscape.study import Subject
 from landscape.training.recipe import resolve_device
 from landscape.twostage.features import FeatureLayer, feature_batches, find_feature_layer
 
 from .checks import int64
-from .progress import _WithBar, console
+from .progress import WorkBar, console
 from .subject_options import subject_of, subject_options
-
-
-class WorkBar(_WithBar):
-    """One bar over a known amount of work."""
-
-    def __init__(self, title: str, total: int, unit: str) -> None:
-        super().__init__(title)
-        self.task = self.progress.add_task(title, total=total, unit=unit)
-
-    def advance(self, count: int = 1) -> None:
-        assert self.task is not None
-        self.progress.advance(self.task, count)
 
 
 @click.command(name="features")

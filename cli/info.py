@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from landscape.store import describe
+from landscape.store import describe, schema_of
 from landscape.store.calibration_file import CALIBRATION_SCHEMA, describe_calibration
-from landscape.store.features_file import FEATURES_SCHEMA, describe_features, schema_of
+from landscape.store.features_file import FEATURES_SCHEMA, describe_features
 
 # By the schema of the file; anything else is described, or refused, as a spectrum file.
 _DESCRIBED = {FEATURES_SCHEMA: describe_features, CALIBRATION_SCHEMA: describe_calibration}

@@ -50,6 +50,18 @@ class _WithBar:
         self.progress.stop()
 
 
+class WorkBar(_WithBar):
+    """One bar over a known amount of work."""
+
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        super().__init__(title)
+        self.task = self.progress.add_task(title, total=total, unit=unit)
+
+    def advance(self, count: int = 1) -> None:
+        assert self.task is not None
+        self.progress.advance(self.task, count)
+
+
 class TrainingBar(_WithBar):
     """One bar over all steps, one line an epoch."""
 
@@ -58,10 +70,10 @@ class TrainingBar(_WithBar):
         left = epochs - first_epoch
         total = left * steps_per_epoch
         if not left:
-            console.print(f"{self.title}{_several(epochs, 'epoch')} already done, nothing left to train")
+            console.print(f"{self.title}{several(epochs, 'epoch')} already done, nothing left to train")
         else:
             console.print(
-                f"{self.title}{_several(left, 'epoch')} of {_several(steps_per_epoch, 'step')}"
+                f"{self.title}{several(left, 'epoch')} of {several(steps_per_epoch, 'step')}"
                 + (f", after {first_epoch} already done" if first_epoch else "")
                 + "; test accuracy: all (head/mid/tail)"
             )
@@ -88,16 +100,16 @@ class StudyBar(_WithBar):
     """The cost beforehand, then one bar over all products."""
 
     def cost(self, estimate: Cost) -> None:
-        where = f" over {_several(estimate.checkpoints, 'checkpoint')}" if estimate.checkpoints > 1 else ""
+        where = f" over {several(estimate.checkpoints, 'checkpoint')}" if estimate.checkpoints > 1 else ""
         work = []
         if estimate.parts:
             each = estimate.part_matvecs
             work.append(
-                f"{_several(estimate.parts, 'part')}{where}, {_several(estimate.images, 'image')}, "
+                f"{several(estimate.parts, 'part')}{where}, {several(estimate.images, 'image')}, "
                 f"about {each} products a part"
             )
         if estimate.batches:
-            work.append(f"{_several(estimate.batches, 'mini-batch', 'mini-batches')}{'' if estimate.parts else where}")
+            work.append(f"{several(estimate.batches, 'mini-batch', 'mini-batches')}{'' if estimate.parts else where}")
         # A probe more for every part that has not met its target.
         wide = estimate.parts and estimate.most > 1.05
         more = f", up to {estimate.most:.1f} times as much where intervals stay wide" if wide else ""
@@ -164,7 +176,7 @@ def group_shares(groups: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {share:.1%}" for name, share in groups.items() if not math.isnan(share))
 
 
-def _several(count: int, noun: str, nouns: str | None = None) -> str:
+def several(count: int, noun: str, nouns: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 

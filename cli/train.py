@@ -16,21 +16,9 @@ from landscape.training.loop import train
 from landscape.training.recipe import Recipe, parse_assignment, set_value
 from landscape.training.seeds import SeedSummary, train_seeds
 
+from .checks import seed_list
 from .progress import TrainingBar, console, group_shares
 from .recipe_options import given_values, recipe_options
-
-
-def _seeds(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...]:
-    """``0,1,2`` as numbers."""
-    if text is None:
-        return ()
-    words = text.split(",")
-    if not all(word.strip().isdecimal() for word in words):
-        raise click.BadParameter(f"'{text}': write whole numbers with commas, as in 0,1,2", context, parameter)
-    seeds = tuple(map(int, words))
-    if len(set(seeds)) < len(seeds):
-        raise click.BadParameter(f"'{text}' names a seed twice", context, parameter)
-    return seeds
 
 
 def _list_recipes(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
@@ -56,7 +44,7 @@ def _list_recipes(context: click.Context, parameter: click.Parameter, wanted: bo
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="folder of the run")
 @click.option(
     "--seeds",
-    callback=_seeds,
+    callback=seed_list,
     metavar="N,N,…",
     help="a run for each seed, into `seed-N` of the folder; prints mean ± s.d. of the last epochs and keeps them in "
     "`seeds.json`. At least three, to claim anything",

@@ -25,9 +25,11 @@ from numpy.typing import NDArray
 
 from landscape.atomic import atomic_replacement
 from landscape.errors import LandscapeError
-from landscape.store import holds_spectra
+from landscape.store import schema_of
 
 Column = Literal["single", "double", "wide"]
+
+DRAWING_SCHEMA = "landscape-drawing"
 
 COLUMN_WIDTHS: dict[str, float] = {"single": 3.35, "double": 6.9, "wide": 10.0}
 """Figure widths in inches: one and two columns of a journal page, and a slide or poster."""
@@ -175,14 +177,14 @@ def _array_path(figure_path: Path) -> Path:
 
 
 def check_drawing_paths(path: str | os.PathLike[str]) -> None:
-    """A drawing never replaces spectra.
+    """A drawing never replaces results, only an older drawing.
 
     Raises:
-        LandscapeError: spectra lie where the figure or its arrays would go.
+        LandscapeError: results lie where the figure or its arrays would go.
     """
     for target in (Path(path), _array_path(Path(path))):
-        if holds_spectra(target):
-            raise LandscapeError(f"'{target}' holds spectra, the drawing of '{path}' would replace it: give another -o")
+        if schema_of(target) not in (None, DRAWING_SCHEMA):
+            raise LandscapeError(f"'{target}' holds results, the drawing of '{path}' would replace it: give another -o")
 
 
 def save_drawing(drawing: Drawing, path: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -197,7 +199,7 @@ def save_drawing(drawing: Drawing, path: str | os.PathLike[str]) -> tuple[Path, 
     figure_path = save_figure(drawing.figure, path)
     array_path = _array_path(figure_path)
     with atomic_replacement(array_path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["schema"] = "landscape-drawing"
+        file.attrs["schema"] = DRAWING_SCHEMA
         file.attrs["schema_version"] = 1
         for name, values in drawing.arrays.items():
             if values.dtype.kind == "U":

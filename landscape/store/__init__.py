@@ -1,14 +1,13 @@
 """Results on disk: the HDF5 schema, written part by part, resumed and read back (no torch)."""
 
+from landscape.store.hdf5 import MetaValue, check_replaceable, schema_of
 from landscape.store.spectrum_file import (
-    MetaValue,
     PartSummary,
     RunValue,
     SpectrumFile,
     check_output,
     describe,
     epoch_prefix,
-    holds_spectra,
     split_epoch,
 )
 
@@ -18,8 +17,9 @@ __all__ = [
     "RunValue",
     "SpectrumFile",
     "check_output",
+    "check_replaceable",
     "describe",
     "epoch_prefix",
-    "holds_spectra",
+    "schema_of",
     "split_epoch",
 ]

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from landscape.atomic import atomic_replacement
 from landscape.errors import LandscapeError
-from landscape.store.features_file import open_results
-from landscape.store.spectrum_file import MetaValue, _read_meta, _short, _write_meta
+from landscape.store.hdf5 import MetaValue, open_results, read_meta, short, write_meta
 
 CALIBRATION_SCHEMA = "landscape-calibration"
 CALIBRATION_VERSION = 1
@@ -49,7 +48,7 @@ class CalibrationFile:
         with atomic_replacement(path) as temporary, h5py.File(temporary, "w") as file:
             file.attrs["schema"] = CALIBRATION_SCHEMA
             file.attrs["schema_version"] = CALIBRATION_VERSION
-            _write_meta(file.create_group("meta"), meta)
+            write_meta(file.create_group("meta"), meta)
             for group, arrays in {"accuracy": accuracy, "classifier": classifiers, **points}.items():
                 place = file.create_group(group)
                 for name, values in arrays.items():
@@ -65,7 +64,7 @@ class CalibrationFile:
         """
         with _open(Path(path)) as file:
             points = {name: _arrays(file[name]) for name in ("real", "generated") if name in file}
-            return cls(Path(path), _read_meta(file["meta"]), _arrays(file["accuracy"]), points)
+            return cls(Path(path), read_meta(file["meta"]), _arrays(file["accuracy"]), points)
 
     def embedding(self, seed: int) -> dict[str, Array] | None:
         """The points of the plane that were stored with this seed: ``points``, ``labels``, ``generated``."""
@@ -123,7 +122,7 @@ def describe_calibration(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     return [
         ("file", f"{file.path} ({file.path.stat().st_size / 1e6:.2f} MB)"),
         ("schema", f"{CALIBRATION_SCHEMA} {CALIBRATION_VERSION}"),
-        *((key, _short(value, quote=False)) for key, value in file.meta.items()),
+        *((key, short(value, quote=False)) for key, value in file.meta.items()),
         ("accuracy before", f"{file.accuracy['before'].sum() / total:.1%}"),
         *(
             (f"accuracy, seed {seed}", f"{share:.1%}")

@@ -18,77 +18,13 @@ from numpy.typing import NDArray
 
 from landscape.atomic import atomic_replacement
 from landscape.errors import LandscapeError
-from landscape.store.spectrum_file import SUFFIXES, MetaValue, _read_meta, _short, _write_meta
+from landscape.store.hdf5 import MetaValue, open_results, read_meta, short, write_meta
 
 FEATURES_SCHEMA = "landscape-features"
 FEATURES_VERSION = 1
 
 SplitName = Literal["train", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "test")
-
-
-def schema_of(path: str | os.PathLike[str]) -> str | None:
-    """The attribute ``schema`` of an HDF5 file; ``None`` for anything else."""
-    if not Path(path).is_file() or not h5py.is_hdf5(path):
-        return None
-    try:
-        with h5py.File(path, "r") as file:
-            schema = file.attrs.get("schema")
-    except OSError:
-        return None
-    return schema if isinstance(schema, str) else None
-
-
-def check_replaceable(path: str | os.PathLike[str], schema: str, *, overwrite: bool) -> None:
-    """A results file replaces nothing but a file of its own kind, and that only when told to.
-
-    Raises:
-        LandscapeError: another suffix, something else is there, or it is there and ``overwrite`` is false.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise LandscapeError(f"-o '{path}': the results go into a file that ends in {' or '.join(SUFFIXES)}")
-    if not path.exists():
-        return
-    if schema_of(path) != schema:
-        raise LandscapeError(f"-o '{path}' is there and is no {schema} file, so it is not replaced: give another -o")
-    if not overwrite:
-        raise LandscapeError(f"'{path}' already exists: give --overwrite to replace it, or another -o")
-
-
-@contextmanager
-def open_results(path: Path, schema: str, version: int, maker: str) -> Iterator[h5py.File]:
-    """A results file of one schema, open for reading.
-
-    Args:
-        maker: the command that writes such files, for the message.
-
-    Raises:
-        LandscapeError: missing, not HDF5, of another schema (which is named), of a newer version, or incomplete.
-    """
-    if not path.exists():
-        raise LandscapeError(f"no file '{path}': `{maker} -o {path}` would write it")
-    if not path.is_file() or not h5py.is_hdf5(path):
-        raise LandscapeError(f"'{path}' is not an HDF5 file: give one written by `{maker}`")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise LandscapeError(f"'{path}' cannot be read, it may be cut short: copy or compute it again") from error
-    with file:
-        found = file.attrs.get("schema")
-        if found != schema:
-            raise LandscapeError(
-                f"'{path}' is of schema {_short(found)}, not '{schema}': give one written by `{maker}`"
-            )
-        held = int(file.attrs["schema_version"])
-        if held > version:
-            raise LandscapeError(
-                f"'{path}' has {schema} version {held}, this landscape reads up to {version}: upgrade landscape"
-            )
-        try:
-            yield file
-        except KeyError as error:
-            raise LandscapeError(f"'{path}' is damaged, compute it again: {error.args[0]}") from error
 
 
 @dataclass(frozen=True)
@@ -144,7 +80,7 @@ class FeaturesFile:
         with atomic_replacement(path) as temporary, h5py.File(temporary, "w") as file:
             file.attrs["schema"] = FEATURES_SCHEMA
             file.attrs["schema_version"] = FEATURES_VERSION
-            _write_meta(file.create_group("meta"), meta)
+            write_meta(file.create_group("meta"), meta)
             group = file.create_group("head")
             for name, value in head.items():
                 if isinstance(value, np.ndarray):
@@ -163,7 +99,7 @@ class FeaturesFile:
         with _open(Path(path)) as file:
             head = {**dict(file["head"].attrs), **{name: values[()] for name, values in file["head"].items()}}
             splits = tuple(name for name in SPLITS if name in file)
-            return cls(Path(path), _read_meta(file["meta"]), splits, head)
+            return cls(Path(path), read_meta(file["meta"]), splits, head)
 
     def read(self, split: SplitName) -> FeatureSplit:
         """One split, in memory.
@@ -205,7 +141,7 @@ def describe_features(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     rows = [
         ("file", f"{file.path} ({file.path.stat().st_size / 1e6:.2f} MB)"),
         ("schema", f"{FEATURES_SCHEMA} {version}"),
-        *((key, _short(value, quote=False)) for key, value in file.meta.items()),
+        *((key, short(value, quote=False)) for key, value in file.meta.items()),
         ("head", str(file.head["kind"])),
     ]
     return rows + [(name, f"{count:,} images, {width} features") for name, (count, width) in shapes.items()]

@@ -24,12 +24,10 @@ from numpy.typing import NDArray
 from landscape.atomic import atomic_replacement
 from landscape.curvature.results import BatchSpectra, PartSpectrum
 from landscape.errors import LandscapeError, did_you_mean
+from landscape.store.hdf5 import SUFFIXES, MetaValue, read_meta, schema_of, short, write_meta
 
 SCHEMA = "landscape-spectra"
 SCHEMA_VERSION = 3
-
-MetaValue = str | int | float | bool | Sequence[str] | Sequence[int] | Sequence[float] | NDArray[Any]
-"""What ``/meta`` can hold: scalars become attributes, sequences become one-dimensional datasets."""
 
 RunValue = str | int | float | bool
 """What an entry of ``/runs`` can hold."""
@@ -51,20 +49,6 @@ _FIRST_RUN = {
 _PART_PATH = re.compile(r"(epoch/(0|[1-9]\d*)/)?(all|layer/[^/]+|(class|group)/[^/]+(/layer/[^/]+)?)")
 
 
-SUFFIXES = (".h5", ".hdf5")
-
-
-def holds_spectra(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a spectrum file of ours, of any version."""
-    if not Path(path).is_file() or not h5py.is_hdf5(path):
-        return False
-    try:
-        with h5py.File(path, "r") as file:
-            return bool(file.attrs.get("schema") == SCHEMA)
-    except OSError:
-        return False
-
-
 def check_output(path: str | os.PathLike[str]) -> None:
     """Nothing but a spectrum file is ever replaced, and a spectrum file has a suffix that says so.
 
@@ -74,7 +58,7 @@ def check_output(path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise LandscapeError(f"-o '{path}': spectra go into a file that ends in {' or '.join(SUFFIXES)}")
-    if path.exists() and not holds_spectra(path):
+    if path.exists() and schema_of(path) != SCHEMA:
         raise LandscapeError(
             f"-o '{path}' is there and is no file of `landscape spectrum`, so it is not replaced: give another -o, or "
             "remove it first"
@@ -160,7 +144,7 @@ class SpectrumFile:
         with atomic_replacement(path) as temporary, h5py.File(temporary, "w") as file:
             file.attrs["schema"] = SCHEMA
             file.attrs["schema_version"] = SCHEMA_VERSION
-            _write_meta(file.create_group("meta"), meta)
+            write_meta(file.create_group("meta"), meta)
             file.create_group("runs")
             file.create_group("spectra", track_order=True)
         return cls.open(path)
@@ -226,7 +210,7 @@ class SpectrumFile:
                     del group.attrs[key]
                 elif key in group:
                     del group[key]
-            _write_meta(group, changes)
+            write_meta(group, changes)
         return type(self).open(self.path)
 
     def as_sweep(self, epoch: int) -> Self:
@@ -246,7 +230,7 @@ class SpectrumFile:
             meta, spectra = file["meta"], file["spectra"]
             for key in ("checkpoint", "checkpoint_sha256", "epoch", *checks):
                 del meta.attrs[key]
-            _write_meta(meta, columns)
+            write_meta(meta, columns)
             place = spectra.create_group(f"epoch/{epoch}", track_order=True)
             for name in list(spectra):
                 if name != "epoch":
@@ -354,7 +338,7 @@ class SpectrumFile:
             LandscapeError: the file has no such epoch, or is no sweep.
         """
         if epoch is not None and epoch not in (known := self.measured_epochs()):
-            held = f"it has {_short(known)}" if known else "it is no sweep, or empty"
+            held = f"it has {short(known)}" if known else "it is no sweep, or empty"
             raise LandscapeError(f"'{self.path}' has no epoch {epoch}: {held}")
         with _open_checked(self.path) as file:
             return [
@@ -394,7 +378,7 @@ class SpectrumFile:
             stored, wanted = self.meta.get(key), meta.get(key)
             if not _equal(stored, wanted):
                 raise LandscapeError(
-                    f"'{self.path}' was measured with {key} = {_short(stored)}, this run has {key} = {_short(wanted)}: "
+                    f"'{self.path}' was measured with {key} = {short(stored)}, this run has {key} = {short(wanted)}: "
                     "give --overwrite to start it anew, or another -o"
                 )
 
@@ -426,22 +410,22 @@ def describe(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
         ("file", f"{spectra.path} ({spectra.path.stat().st_size / 1e6:.2f} MB)"),
         ("schema", f"{SCHEMA} {version}"),
     ]
-    rows += [(key, _short(value, quote=False)) for key, value in spectra.meta.items()]
+    rows += [(key, short(value, quote=False)) for key, value in spectra.meta.items()]
     for number, run in spectra.runs().items():
         rows.append((f"run {number}", str(run.get("command") or "a call from Python")))
         known = sorted((key for key in run if key != "command" and run[key] != ""), key=lambda key: key != "started")
         rows.append(("  with", ", ".join(f"{key} = {run[key]}" for key in known)))
         if number in made:
-            rows.append(("  made", _short(made.pop(number), quote=False)))
+            rows.append(("  made", short(made.pop(number), quote=False)))
     if made:
-        rows.append(("run not recorded", _short([name for names in made.values() for name in names], quote=False)))
+        rows.append(("run not recorded", short([name for names in made.values() for name in names], quote=False)))
     rows.append(("parts", f"{len(complete)} complete" + _incomplete_note(len(parts) - len(complete))))
     for kind, members in _by_kind([part for part, _ in complete]).items():
-        rows.append((f"  {kind}", f"{len(members)}: {_short(members, quote=False)}"))
+        rows.append((f"  {kind}", f"{len(members)}: {short(members, quote=False)}"))
     if spectra.is_sweep:
         counts = Counter(split_epoch(part)[0] for part, _ in complete)
         each = [f"{epoch} ({counts[epoch]})" for epoch in spectra.measured_epochs()]
-        rows.append(("parts by epoch", _short(each, quote=False) or "none yet"))
+        rows.append(("parts by epoch", short(each, quote=False) or "none yet"))
     for epoch, count in batches.items():
         rows.append(("mini-batches", f"{count}" if epoch is None else f"{count} of epoch {epoch}"))
     if batches:
@@ -472,13 +456,13 @@ def _how_measured(parts: Sequence[tuple[str, h5py.Group]]) -> list[tuple[str, st
     for path, group in parts:
         if "untraced_reason" in group.attrs:
             untraced.setdefault(str(group.attrs["untraced_reason"]), []).append(path)
-    rows += [("  not traced", f"{_short(paths, quote=False)}: {reason}") for reason, paths in untraced.items()]
+    rows += [("  not traced", f"{short(paths, quote=False)}: {reason}") for reason, paths in untraced.items()]
     two_vectors = [
         path for path, group in parts if "density" in group and not group["density"].attrs.get("reorthogonalized", True)
     ]
     if two_vectors:
         note = "memory did not hold the Lanczos basis, so nodes repeat"
-        rows.append(("two-vector densities", f"{_short(two_vectors, quote=False)}: {note}"))
+        rows.append(("two-vector densities", f"{short(two_vectors, quote=False)}: {note}"))
     return rows
 
 
@@ -514,7 +498,7 @@ def _open_checked(path: Path) -> h5py.File:
         version = file.attrs.get("schema_version")
         if not isinstance(version, int | np.integer):
             raise LandscapeError(
-                f"'{path}' is damaged: schema_version = {_short(version)} is no integer; compute it again"
+                f"'{path}' is damaged: schema_version = {short(version)} is no integer; compute it again"
             )
         if version > SCHEMA_VERSION:
             raise LandscapeError(
@@ -531,9 +515,9 @@ def _open_checked(path: Path) -> h5py.File:
 
 def _meta_and_runs(file: h5py.File) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
     """``/meta`` and ``/runs`` as this version has them."""
-    meta = _read_meta(file["meta"])
+    meta = read_meta(file["meta"])
     if file.attrs["schema_version"] >= 3:
-        return meta, {int(number): _read_meta(file["runs"][number]) for number in sorted(file["runs"], key=int)}
+        return meta, {int(number): read_meta(file["runs"][number]) for number in sorted(file["runs"], key=int)}
     first = {name: meta.pop(key) for key, name in _FIRST_RUN.items() if key in meta}
     return meta, {1: first} if first else {}
 
@@ -545,7 +529,7 @@ def _upgrade(file: h5py.File) -> None:
     _, runs = _meta_and_runs(file)
     group = file.create_group("runs")
     for number, run in runs.items():
-        _write_meta(group.create_group(str(number)), run)
+        write_meta(group.create_group(str(number)), run)
     for key in _FIRST_RUN:
         if key in file["meta"].attrs:
             del file["meta"].attrs[key]
@@ -559,7 +543,7 @@ def _run_number(file: h5py.File, run: Mapping[str, RunValue]) -> int:
         if known == dict(run):
             return number
     number = max(runs, default=0) + 1
-    _write_meta(file["runs"].create_group(str(number)), run)
+    write_meta(file["runs"].create_group(str(number)), run)
     return number
 
 
@@ -621,54 +605,13 @@ def _clear(group: h5py.Group) -> None:
             del group[name]
 
 
-def _write_meta(group: h5py.Group, meta: Mapping[str, MetaValue]) -> None:
-    for key, value in meta.items():
-        if isinstance(value, str | bool | int | float | np.generic):
-            group.attrs[key] = value
-            continue
-        if value is None or isinstance(value, Mapping):
-            raise TypeError(f"meta['{key}'] is {value!r}: expected a word, a number, a bool or a sequence of them")
-        array = np.asarray(value)
-        if array.dtype.kind not in "USbiuf" or array.ndim != 1:
-            raise TypeError(f"meta['{key}'] is {value!r}: expected a one-dimensional sequence of numbers or words")
-        # Datasets, since an attribute is limited to 64 KiB and 8 142 species names are longer.
-        if array.dtype.kind in "US":
-            group.create_dataset(key, data=[str(word) for word in array], dtype=h5py.string_dtype())
-        else:
-            group.create_dataset(key, data=array)
-
-
-def _read_meta(group: h5py.Group) -> dict[str, Any]:
-    meta: dict[str, Any] = {
-        key: value.item() if isinstance(value, np.generic) else value for key, value in group.attrs.items()
-    }
-    for key, dataset in group.items():
-        is_words = h5py.check_string_dtype(dataset.dtype) is not None
-        meta[key] = dataset.asstr()[...].tolist() if is_words else dataset[...]
-    return meta
-
-
 def _equal(stored: Any, wanted: Any) -> bool:
     if stored is None or wanted is None:
         return stored is wanted
     return bool(np.array_equal(np.asarray(stored), np.asarray(wanted)))
 
 
-def _short(value: Any, *, quote: bool = True, limit: int = 8) -> str:
-    """A value in a message: long sequences keep both ends."""
-    if value is None:
-        return "(not stored)"
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if not isinstance(value, list | tuple):
-        return repr(value) if quote else str(value)
-    words = [str(item) for item in value]
-    if len(words) > limit:
-        words = [*words[: limit - 3], "...", *words[-2:]]
-    return ", ".join(words)
-
-
 def _nearest(name: str, known: Sequence[str]) -> str:
     return did_you_mean(name, known) or (
-        f"; it has {_short(list(known))}" if known else ": it is empty, run `landscape spectrum` again"
+        f"; it has {short(list(known))}" if known else ": it is empty, run `landscape spectrum` again"
     )
