@@ -24,8 +24,6 @@ from landscape.plotting import (
 )
 from landscape.plotting.style import Column
 from landscape.store import SpectrumFile, split_epoch
-from landscape.training.recipe import Recipe
-from landscape.training.schedules import milestone
 
 from .tables import batches_of
 
@@ -159,6 +157,10 @@ def _draw_layers(file: SpectrumFile, kind: str, *, parts: str | None, epoch: int
 
 def _switch(file: SpectrumFile) -> float | None:
     """Epochs completed when the training of a sweep switched its deferred class weights on; ``None`` if it never did."""
+    # Here, since they load PyTorch, which no other figure needs.
+    from landscape.training.recipe import Recipe
+    from landscape.training.schedules import milestone
+
     recipe = Recipe.parse(tomllib.loads(str(file.meta.get("recipe", ""))), where=f"the recipe in {file.path}")
     epochs = recipe.schedule.epochs
     if recipe.loss.reweight != "drw" or recipe.loss.defer >= 1:

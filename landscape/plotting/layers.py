@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -35,6 +37,7 @@ _KERNEL = 0.3  # standard deviation in asinh(x/τ), which fills the gaps between
 _LINEAR = 0.01  # τ: in units of the mean |λ|, where most eigenvalues of a network lie
 _LEAST_SHARE = 3e-6  # of the eigenvalues, per decade: one of a few hundred thousand
 _WHOLE = "0.75"
+_LABEL = 0.27  # inches from one label of the abscissa to the next
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def layer_densities(epochs: Epochs, *, column: Column = "double") -> Drawing:
             label = list(names.values())[number]
             size = matplotlib.rcParams["font.size"] - 0.5
             axes.set_title(literal(shorten(label, size, (width - 0.6) / columns - 0.05)), fontsize=size, pad=2)
-        _normalized_axes(panels[0, 0], places, float(np.nanmax(share)))
+        _normalized_axes(panels[0, 0], places, float(np.nanmax(share)), (width - 0.6) / columns - 0.1)
         figure.supxlabel("eigenvalue in units of the part's mean |λ|")
         figure.supylabel("share of the eigenvalues per decade")
         handles = [Line2D([], [], color=color) for color in colors]
@@ -167,19 +170,23 @@ def _smoothed(places: Array, shares: Array, grid: Array) -> Array:
     return np.asarray(math.log(10) * (kernels @ counts[counts > 0]))
 
 
-def _normalized_axes(axes: Axes, places: Array, top: float) -> None:
+def _normalized_axes(axes: Axes, places: Array, top: float, width: float) -> None:
     axes.set_yscale("log")
     axes.set_ylim(_LEAST_SHARE, 4 * top)
     axes.yaxis.set_major_locator(LogLocator(numticks=4))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xscale("asinh", linear_width=_LINEAR)
     axes.set_xlim(places[0], places[-1])
-    most = math.floor(math.log10(places[-1]))
-    step = max(2, math.ceil((most + 1) / 2))
-    powers = [10.0**k for k in range(most, -1, -step)]
-    left = [-x for x in powers if -x >= places[0]][:1]
-    axes.xaxis.set_major_locator(FixedLocator(sorted([*left, 0.0, *powers])))
-    axes.xaxis.set_minor_locator(FixedLocator([]))
+    powers = [10.0**k for k in range(math.floor(math.log10(places[-1])), -3, -1)]
+    inches = width / float(np.ptp(np.arcsinh(places[[0, -1]] / _LINEAR)))
+    chosen = [0.0]
+    # From the outermost of either side inwards, as far as labels have room beside each other.
+    for tick in [sign * power for power in powers for sign in (1, -1) if sign * power >= places[0]]:
+        if min(abs(np.arcsinh(tick / _LINEAR) - np.arcsinh(other / _LINEAR)) for other in chosen) * inches > _LABEL:
+            chosen.append(tick)
+    axes.xaxis.set_major_locator(FixedLocator(sorted(chosen)))
+    axes.xaxis.set_minor_locator(FixedLocator([-x for x in powers if -x >= places[0]] + powers))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_or_power(value)))
 
 
@@ -187,9 +194,10 @@ def _normalized_axes(axes: Axes, places: Array, top: float) -> None:
 
 
 def layer_distance(epochs: Epochs, *, column: Column = "double") -> Drawing:
-    """Wasserstein-1 distance of every layer's normalised spectrum to the whole one, by depth; one line an epoch.
+    """Wasserstein-1 distance of every layer's normalised spectrum to the whole one, by depth; one colour an epoch.
 
-    Error bars are one standard error over probes, see :func:`landscape.curvature.distance.shape_distance`. Below, the
+    A line joins the layers of one kind: those whose names end alike but for digits, such as all convolutions
+    ``conv1``, ``conv2`` of a ResNet; between them lie normalisations, whose spectra are of another sort. Error bars are one standard error over probes, see :func:`landscape.curvature.distance.shape_distance`. Below, the
     size of each layer, on which the distance depends.
 
     Args:
@@ -221,10 +229,13 @@ def layer_distance(epochs: Epochs, *, column: Column = "double") -> Drawing:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         positions = np.arange(len(study.layers))
         colors = _colors(len(study.epochs))
+        kinds = _kinds(list(study.layers.values()))
+        looks = dict(zip(kinds, itertools.cycle(_LOOKS)))
         for row, color in enumerate(colors):
-            known = np.isfinite(error[row])
-            top.errorbar(positions, distance[row], np.where(known, error[row], 0.0), color=color, marker="o",
-                         markersize=2.5, linewidth=0.8, elinewidth=0.7, capsize=1.2, capthick=0.7)  # fmt: skip
+            bars = np.where(np.isfinite(error[row]), error[row], 0.0)
+            for kind, members in kinds.items():
+                top.errorbar(positions[members], distance[row, members], bars[members], color=color, markersize=2.8,
+                             linewidth=0.8, elinewidth=0.7, capsize=1.2, capthick=0.7, **looks[kind])  # fmt: skip
         top.set_ylim(0, 1.08 * float(np.nanmax(distance + np.where(np.isfinite(error), error, 0.0))))
         top.set_ylabel("W$_1$ to the whole network")
         bottom.bar(positions, sizes, 0.8, color="0.6", linewidth=0)
@@ -241,11 +252,15 @@ def layer_distance(epochs: Epochs, *, column: Column = "double") -> Drawing:
             axes.set_axisbelow(True)
             axes.tick_params(axis="x", length=0)
             axes.spines[["top", "right"]].set_visible(False)
-        if len(study.epochs) > 1:
-            # A legend of every epoch of a long sweep would be larger than the figure.
-            shown = [study.epochs.index(epoch) for epoch in _spread(study.epochs, 6)]
-            figure.legend([Line2D([], [], color=colors[row], marker="o", markersize=2.5) for row in shown],
-                          [study.named[row] for row in shown], loc="outside upper center", ncols=6)  # fmt: skip
+        # A legend of every epoch of a long sweep would be larger than the figure.
+        shown = [study.epochs.index(epoch) for epoch in _spread(study.epochs, 6)] if len(study.epochs) > 1 else []
+        handles = [Line2D([], [], color=colors[row]) for row in shown]
+        titles = [study.named[row] for row in shown]
+        if 1 < len(kinds) <= len(_LOOKS):
+            handles += [Line2D([], [], color="0.3", linewidth=0.8, markersize=2.8, **looks[kind]) for kind in kinds]
+            titles += [literal(kind) for kind in kinds]
+        if handles:
+            figure.legend(handles, titles, loc="outside upper center", ncols=10 if width > 5 else 4)
         figure.align_ylabels()
         figure.draw_without_rendering()
     arrays = {
@@ -257,6 +272,22 @@ def layer_distance(epochs: Epochs, *, column: Column = "double") -> Drawing:
         "num_parameters": sizes,
     }
     return Drawing(figure, arrays)
+
+
+_LOOKS: list[dict[str, Any]] = [
+    {"linestyle": "-", "marker": "o"},
+    {"linestyle": ":", "marker": "s"},
+    {"linestyle": "--", "marker": "^"},
+    {"linestyle": "-.", "marker": "D"},
+]
+
+
+def _kinds(labels: Sequence[str]) -> dict[str, list[int]]:
+    """Places of the layers whose names end alike but for digits; those that are all digits are of one kind."""
+    kinds: dict[str, list[int]] = {}
+    for place, label in enumerate(labels):
+        kinds.setdefault(label.rpartition(".")[2].rstrip("0123456789") or "layer", []).append(place)
+    return kinds
 
 
 # ---------------------------------------------------------------------- over training
@@ -313,8 +344,9 @@ def layer_training(epochs: Epochs, *, switch: float | None = None, column: Colum
                           elinewidth=0.8, capsize=1.5, zorder=5)  # fmt: skip
             _signed_log_axis(axes, values)
             axes.set_ylabel(title)
-            axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            if beside or axes is panels[1]:
+                axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(FixedLocator(places.tolist()) if len(places) < 9 else MaxNLocator(6, integer=True))
             axes.grid(axis="y", linewidth=0.3, color="0.88")
             axes.set_axisbelow(True)
             axes.spines[["top", "right"]].set_visible(False)
@@ -343,6 +375,10 @@ def _signed_log_axis(axes: Axes, values: Array) -> None:
     known = values[np.isfinite(values)]
     if (known > 0).all():
         axes.set_yscale("log")
+        if known.max() < 100 * known.min():
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_or_power(value)))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         return
     scale = float(np.median(np.abs(known[known != 0]))) if (known != 0).any() else 1.0
     axes.set_yscale("asinh", linear_width=scale / 3)
