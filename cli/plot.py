@@ -36,8 +36,10 @@ KINDS = {
     "epoch",
     "layer-training": "λ_max and trace over the epochs of a sweep, the whole and every layer",
 }
-_OF_LAYERS = "the kinds of layers need a file of `landscape spectrum … --whole --per-layer`, of one checkpoint or, to see "\
+_OF_LAYERS = (
+    "the kinds of layers need a file of `landscape spectrum … --whole --per-layer`, of one checkpoint or, to see "
     "them change, of `RUN/epoch-*.safetensors`"
+)
 
 
 @click.command(name="plot", help="Draw a spectrum file; nothing is computed.\n\nKinds:\n\n" + "\n\n".join(
@@ -48,7 +50,11 @@ _OF_LAYERS = "the kinds of layers need a file of `landscape spectrum … --whole
 @click.option("--parts", metavar="GLOB",
               help="only parts whose path matches, for example 'class/\\*', 'group/tail' or 'class/3/layer/\\*'; "
                    "a \\* stays within one level of the path")  # fmt: skip
-@click.option("--epoch", type=click.IntRange(0), help="of a sweep over checkpoints [default: the last that is there; for layers: all]")
+@click.option(
+    "--epoch",
+    type=click.IntRange(0),
+    help="of a sweep over checkpoints [default: the last that is there; for layers: all]",
+)
 @click.option("--names", metavar="A,B", help="what the files are called in the legend [default: file names]")
 @click.option("--column", type=click.Choice(["single", "double", "wide"]), default="double", show_default=True,
               help="width of the printed figure")  # fmt: skip

@@ -346,7 +346,9 @@ def layer_training(epochs: Epochs, *, switch: float | None = None, column: Colum
             axes.set_ylabel(title)
             if beside or axes is panels[1]:
                 axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(FixedLocator(places.tolist()) if len(places) < 9 else MaxNLocator(6, integer=True))
+            axes.xaxis.set_major_locator(
+                FixedLocator(places.tolist()) if len(places) < 9 else MaxNLocator(6, integer=True)
+            )
             axes.grid(axis="y", linewidth=0.3, color="0.88")
             axes.set_axisbelow(True)
             axes.spines[["top", "right"]].set_visible(False)

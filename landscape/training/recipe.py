@@ -208,7 +208,8 @@ class RegularizerRecipe(_Section):
     """What is added to the loss; see :class:`landscape.regularizers.Htr`."""
 
     name: Literal["none", "htr"] = Field(
-        "none", description="htr adds weight · Σ tr H_l, the trace of the Hessian of each layer's parameters on the batch"
+        "none",
+        description="htr adds weight · Σ tr H_l, the trace of the Hessian of each layer's parameters on the batch",
     )
     weight: float | None = Field(
         None, ge=0, description="γ of htr; 0 trains as without. No value is published; 1e-4 to 1e-3 to start from"
@@ -226,14 +227,14 @@ class RegularizerRecipe(_Section):
     )
     gradient: Literal["exact", "finite-difference"] | None = Field(
         None,
-        description="exact: third derivatives, some 16 SGD steps a step, fewer without the early layers; "
-        "finite-difference: 4, useless in networks with ReLU, whose gradients jump; exact if not given",
+        description="exact: third derivatives, a step costs some 14 of SGD, 8 with layers = middle; "
+        "finite-difference: 4, but useless in networks with ReLU, whose gradients jump; exact if not given",
     )
     trace: Literal["hessian", "clamped", "gauss-newton"] | None = Field(
         None,
         description="hessian: as published; has no lower bound and rewards negative curvature, that is, saddles. "
-        "clamped: no reward below 0 for the sum over layers. gauss-newton: never negative, 5 SGD steps a step; clamped "
-        "if not given",
+        "clamped: no reward below 0 for the sum over layers. gauss-newton: never negative, a step costs some 5 of SGD; "
+        "clamped if not given",
     )
 
     @pydantic.model_validator(mode="after")
@@ -347,7 +348,9 @@ class Recipe(_Section):
                 f"apart: use one of {', '.join(SERVED)}"
             )
         if self.run.precision != "fp32":
-            raise ValueError("'htr' differentiates three times, which bf16 is too coarse for: use run.precision = 'fp32'")
+            raise ValueError(
+                "'htr' differentiates three times, which bf16 is too coarse for: use run.precision = 'fp32'"
+            )
         if self.run.compile:
             raise ValueError("'htr' differentiates three times, which a compiled network cannot: leave run.compile out")
         if self.regularizer.trace == "gauss-newton" and self.loss.name == "focal":

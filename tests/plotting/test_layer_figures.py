@@ -123,9 +123,7 @@ def test_training_shows_both_ends_of_every_epoch_and_the_switch() -> None:
 
 def test_a_trace_below_zero_has_an_axis_that_shows_it() -> None:
     fallen = {
-        epoch: [
-            dataclasses.replace(s, saddle=dataclasses.replace(s.saddle, trace=3.0 - epoch)) for s in SWEEP[epoch]
-        ]
+        epoch: [dataclasses.replace(s, saddle=dataclasses.replace(s.saddle, trace=3.0 - epoch)) for s in SWEEP[epoch]]
         for epoch in (1, 2, 4)
     }
     axes = layer_training(fallen).figure.axes[1]
@@ -159,7 +157,9 @@ def test_the_command_draws_each_kind_of_a_sweep(call: Call, tmp_path: Path) -> N
         assert "is a sweep" not in done.out
     with h5py.File(tmp_path / "layer-distance.png.h5") as file:
         assert file["distance"].shape == (4, 4)
-    one = call("plot", sweep, "--kind", "layer-distance", "--epoch", 2, "--parts", "layer/layer1*", "-o", tmp_path / "x.pdf")
+    one = call(
+        "plot", sweep, "--kind", "layer-distance", "--epoch", 2, "--parts", "layer/layer1*", "-o", tmp_path / "x.pdf"
+    )
     assert one.code == 0, one.err
     with h5py.File(tmp_path / "x.pdf.h5") as file:
         assert file["parts"].asstr()[...].tolist() == ["layer/layer1.0.conv1", "layer/layer1.0.bn1"]
