@@ -30,10 +30,10 @@ from .tables import batches_of
 KINDS = {
     "density": "one panel a part: eigenvalues per decade against λ, outliers, λ_min, ν",
     "classes": "λ_max, |λ_min|, negative mass, gradient and size class by class; several files side by side",
-    "layer-densities": "one panel a layer: its density over that of the whole network, each in units of its mean |λ|; of "
-    "a sweep the first, the middle and the last epoch",
-    "layer-distance": "Wasserstein-1 distance of each layer's normalised spectrum to the whole one, by depth; a line an "
-    "epoch",
+    "layer-densities": "one panel a layer: its density over that of the whole network, each in units of its mean |λ|; "
+    "of a sweep the first, the middle and the last epoch",
+    "layer-distance": "Wasserstein-1 distance of each layer's normalised spectrum to the whole one, by depth; a colour "
+    "an epoch",
     "layer-training": "λ_max and trace over the epochs of a sweep, the whole and every layer",
 }
 _OF_LAYERS = (
@@ -162,7 +162,7 @@ def _draw_layers(file: SpectrumFile, kind: str, *, parts: str | None, epoch: int
 
 
 def _switch(file: SpectrumFile) -> float | None:
-    """Epochs completed when the training of a sweep switched its deferred class weights on; ``None`` if it never did."""
+    """Epochs completed when a sweep's training switched its deferred class weights on; ``None`` if it never did."""
     # Here, since they load PyTorch, which no other figure needs.
     from landscape.training.recipe import Recipe
     from landscape.training.schedules import milestone

@@ -2,8 +2,8 @@
 
     J(w) = L(w) + γ Σ_{l∈S} t_l(w),   t_l = (1/K) Σ_k v_{k,l}ᵀ (M v_k)_l,   v Rademacher,   E t_l = tr M_l
 
-M is the Hessian H of the batch's training objective L, or its Gauss-Newton part; M_l is the block of layer l. L is taken
-in the mode that the training runs in, so batch norm normalises by the batch and is differentiated through.
+M is the Hessian H of the batch's training objective L, or its Gauss-Newton part; M_l is the block of layer l. L is in
+the mode that the training runs in, so batch norm normalises by the batch and is differentiated through.
 
 | trace        | penalty               | bounded below | what it rewards                                              |
 |--------------|-----------------------|---------------|--------------------------------------------------------------|
@@ -55,7 +55,7 @@ class Htr:
     a product a layer.
 
     Cost of a whole step with one product, in steps of SGD, measured on ResNet-20 (CPU): exact 14 with the Hessian, 8 of
-    the middle third; 5 and 4 with Gauss-Newton; finite differences 4. Each further product costs the same less one step.
+    the middle third; 5 and 4 with Gauss-Newton; finite differences 4. A further product costs the same less one step.
 
     Args:
         model: whose trainable parameters are meant; it stays as it is.
@@ -175,7 +175,7 @@ class RegularizedObjective:
 
     @property
     def first(self) -> Tensor:
-        """``(2,)``: the penalty in nats and Σ_{l∈S} t_l before a clamp, of the first evaluation, at the weights themselves.
+        """``(2,)``: the penalty in nats and Σ_{l∈S} t_l before a clamp, of the first evaluation, at the weights.
 
         Raises:
             RuntimeError: there was none.
@@ -216,7 +216,8 @@ class RegularizedObjective:
                 return self._loss({**parameters, **dict(zip(signs, values, strict=True))}), outputs[0]
 
         chosen = tuple(parameters[name] for name in signs)
-        (_, logits), (slope, change) = jvp(moved, chosen, tuple(signs.values()))
+        values, changes = jvp(moved, chosen, tuple(signs.values()))[:2]
+        (_, logits), (slope, change) = values, changes
         if self.regularizer.trace == "gauss-newton":
             trace = self._output_curvature(logits, change)
         else:
@@ -240,8 +241,8 @@ class RegularizedObjective:
         ahead, behind = (self._plain_gradient(signs, sign * step) for sign in (1, -1))
         slopes = dict(zip(self.regularizer.parameters, torch._foreach_sub(ahead, behind), strict=True))
         trace = torch.stack([(slopes[name] * sign).sum() for name, sign in signs.items()]).sum() / (2 * step)
-        gradient = torch._foreach_add(ahead, behind)
-        torch._foreach_sub_(gradient, centre, alpha=2)
+        gradient = list(torch._foreach_add(ahead, behind))
+        torch._foreach_sub_(gradient, list(centre), alpha=2)
         torch._foreach_div_(gradient, step.square())
         return trace, gradient
 
@@ -274,9 +275,9 @@ def displacement(parameters: Sequence[Tensor]) -> Tensor:
 
     A second difference of a smooth gradient errs by O(ε²) of truncation and O(δ/ε²) of rounding, both in units of w;
     they meet at ε ∝ δ^{1/4}. The factor is measured, with float32 and tanh in place of ReLU: at ε = 0.0047 rms(w) the
-    gradient of ResNet-20 is off by 1.7 % of its norm and that of ``convnet`` by 0.5 %; at four times as much by 21 % and
-    1.8 %, at half as much by 0.8 % and 2 %. A ReLU adds what no ε removes: its gradients jump where a unit changes
-    side, and a jump between the points counts as jump/ε², many times the derivative itself.
+    gradient of ResNet-20 is off by 1.7 % of its norm and that of ``convnet`` by 0.5 %; at four times as much by 21 and
+    1.8 %, at half as much by 0.8 and 2 %. A ReLU adds what no ε removes: its gradients jump where a unit changes side,
+    and a jump between the points counts as jump/ε², many times the derivative itself.
     """
     size = sum(parameter.numel() for parameter in parameters)
     rounding: float = torch.finfo(parameters[0].dtype).eps
@@ -292,7 +293,7 @@ class _KnownGradient(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
         return None, None, *(upstream * entry for entry in ctx.gradient)
 
 

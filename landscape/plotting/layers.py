@@ -197,8 +197,9 @@ def layer_distance(epochs: Epochs, *, column: Column = "double") -> Drawing:
     """Wasserstein-1 distance of every layer's normalised spectrum to the whole one, by depth; one colour an epoch.
 
     A line joins the layers of one kind: those whose names end alike but for digits, such as all convolutions
-    ``conv1``, ``conv2`` of a ResNet; between them lie normalisations, whose spectra are of another sort. Error bars are one standard error over probes, see :func:`landscape.curvature.distance.shape_distance`. Below, the
-    size of each layer, on which the distance depends.
+    ``conv1``, ``conv2`` of a ResNet; between them lie normalisations, whose spectra are of another sort. Error bars are
+    one standard error over probes, see :func:`landscape.curvature.distance.shape_distance`. Below, the size of each
+    layer, on which the distance depends.
 
     Args:
         epochs: epoch → parts ``all`` and ``layer/…``, see :data:`Epochs`.
@@ -367,7 +368,7 @@ def layer_training(epochs: Epochs, *, switch: float | None = None, column: Colum
         bar.set_label("layer, by depth")
         bar.locator = MaxNLocator(5, integer=True)
         bar.update_ticks()
-        bar.outline.set_linewidth(0.4)  # type: ignore[operator]
+        bar.outline.set_linewidth(0.4)
         figure.draw_without_rendering()
     words = {"parts": np.array(list(parts)), "labels": np.array(list(parts.values())), "epochs": places}
     return Drawing(figure, {**words, **table})

@@ -30,8 +30,8 @@ from landscape.data.longtailed import LongTailedData
 from landscape.errors import LandscapeError
 from landscape.json_text import json_text
 from landscape.losses import ClassificationLoss, build_loss, class_weights_at
-from landscape.optim import EscapeOptimizer, GroupedObjective, Objective, build_optimizer, tail_classes
-from landscape.regularizers import Htr, RegularizedObjective
+from landscape.optim import EscapeOptimizer, GroupedObjective, build_optimizer, tail_classes
+from landscape.regularizers import Htr
 from landscape.training.acceleration import (
     Bf16Forward,
     compiled,
@@ -370,7 +370,7 @@ class _Run:
         losses = []
         penalties = []
         for batch in self.batches.epoch(order, self.generator):
-            objective: Objective = GroupedObjective(
+            objective = GroupedObjective(
                 self.trained_model,
                 loss,
                 batch.inputs,
@@ -379,11 +379,12 @@ class _Run:
                 normalization=recipe.optimizer.normalization or "batch",
                 present=self._groups_among(batch.host_labels),
             )
-            if self.regularizer is not None:
-                objective = self.regularizer.on(objective)
-            losses.append(self.optimizer.step(objective))
-            if isinstance(objective, RegularizedObjective):
-                penalties.append(objective.first)
+            if self.regularizer is None:
+                losses.append(self.optimizer.step(objective))
+            else:
+                regularized = self.regularizer.on(objective)
+                losses.append(self.optimizer.step(regularized))
+                penalties.append(regularized.first)
             progress.step()
             if len(losses) % LOOK_EVERY == 0:
                 self._refuse_infinite_loss(losses, epoch, rate)
@@ -430,10 +431,11 @@ class _Run:
             raise self._divergence("weights are", step, epoch, rate)
 
     def _divergence(self, what: str, step: int, epoch: int, rate: float) -> LandscapeError:
+        penalty = "" if self.regularizer is None else ", regularizer.weight"
+        causes = f"optimizer.lr{penalty} or the perturbation radius"
         return LandscapeError(
             f"the {what} no longer finite: epoch {epoch + 1}, step {step}, learning rate {rate:g}; {self._kept()}. "
-            f"Lower optimizer.lr{', regularizer.weight' * (self.regularizer is not None)} or the perturbation radius and "
-            "train again."
+            f"Lower {causes} and train again."
         )
 
     def _kept(self) -> str:

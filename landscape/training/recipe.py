@@ -361,8 +361,13 @@ class Recipe(_Section):
     @property
     def resolved(self) -> Recipe:
         """The same with every default that depends on another field written out and folders made absolute."""
-        sections = {"data": self.data, "optimizer": self.optimizer, "regularizer": self.regularizer}
-        return self.model_copy(update={name: section.resolved for name, section in sections.items()})
+        return self.model_copy(
+            update={
+                "data": self.data.resolved,
+                "optimizer": self.optimizer.resolved,
+                "regularizer": self.regularizer.resolved,
+            }
+        )
 
     @classmethod
     def load(cls, path: Path) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Figures of layers: what is drawn is what the quadrature says, and what cannot be drawn is refused with the way out."""
+"""Figures of layers: what is drawn is what the quadrature says; what cannot be drawn is refused with the way out."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -106,7 +107,7 @@ def test_labels_of_the_densities_do_not_overlap() -> None:
             boxes = [label.get_window_extent(renderer) for label in axes.get_xticklabels() if label.get_visible()]
             boxes = sorted((box for box in boxes if box.width), key=lambda box: box.x0)
             inside = [box for box in boxes if axes.bbox.x0 - 5 <= (box.x0 + box.x1) / 2 <= axes.bbox.x1 + 5]
-            assert all(one.x1 <= other.x0 for one, other in zip(inside, inside[1:], strict=False))
+            assert all(one.x1 <= other.x0 for one, other in itertools.pairwise(inside))
 
 
 def test_training_shows_both_ends_of_every_epoch_and_the_switch() -> None:
