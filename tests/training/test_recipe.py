@@ -12,6 +12,8 @@ import pytest
 from landscape.errors import LandscapeError
 from landscape.training.recipe import Recipe, parse_assignment, resolve_device, set_value
 
+HTR = {"regularizer.name": "htr", "regularizer.weight": 1e-3}
+
 # One value that is not the default for every field, with what else must be said for it to make sense.
 OTHER: dict[str, tuple[Any, dict[str, Any]]] = {
     "data.source": ("folder:/some/where", {}),
@@ -55,6 +57,13 @@ OTHER: dict[str, tuple[Any, dict[str, Any]]] = {
     "optimizer.noise_radius": (0.01, {}),
     "optimizer.noise_below": (0.5, {}),
     "optimizer.noise_every": (10, {}),
+    "regularizer.name": ("htr", {"regularizer.weight": 1e-3}),
+    "regularizer.weight": (2e-3, {"regularizer.name": "htr"}),
+    "regularizer.layers": ("middle", HTR),
+    "regularizer.probes": (2, HTR),
+    "regularizer.form": ("masked", HTR),
+    "regularizer.gradient": ("finite-difference", HTR),
+    "regularizer.trace": ("gauss-newton", HTR),
     "schedule.name": ("cosine", {}),
     "schedule.epochs": (3, {}),
     "schedule.batch_size": (16, {}),
