@@ -78,7 +78,13 @@ def test_the_flag_sets_its_field(field: str) -> None:
     value = values[section][name]
     assert value == expected if expected is not None else str(value).removesuffix(".0") == "64"
     # Some belong to some losses only, and the settings of a regulariser to one.
-    if section != "regularizer" and field not in ("loss.gamma", "loss.tau", "loss.focal_gamma", "loss.max_margin", "loss.ce_epochs"):
+    if section != "regularizer" and field not in (
+        "loss.gamma",
+        "loss.tau",
+        "loss.focal_gamma",
+        "loss.max_margin",
+        "loss.ce_epochs",
+    ):
         recipe = Recipe.parse(values)
         assert str(getattr(getattr(recipe, section), name)) == str(value)
 
