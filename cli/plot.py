@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import rich_click as click
@@ -10,29 +12,53 @@ from rich.console import Console
 
 from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
-from landscape.plotting import Drawing, check_drawing_paths, class_bars, density_grid, save_drawing
+from landscape.plotting import (
+    Drawing,
+    check_drawing_paths,
+    class_bars,
+    density_grid,
+    layer_densities,
+    layer_distance,
+    layer_training,
+    save_drawing,
+)
 from landscape.plotting.features import CALIBRATION_KINDS, draw_calibration
 from landscape.plotting.style import Column
-from landscape.store import SpectrumFile
+from landscape.store import SpectrumFile, split_epoch
 
 from .tables import batches_of
 
-KINDS = {
+_ONE_EPOCH = {
     "density": "one panel a part: eigenvalues per decade against λ, outliers, λ_min, ν",
     "classes": "λ_max, |λ_min|, negative mass, gradient and size class by class; several files side by side",
-    **CALIBRATION_KINDS,
 }
+_LAYERS = {
+    "layer-densities": "one panel a layer: its density over that of the whole network, each in units of its mean |λ|; "
+    "of a sweep the first, the middle and the last epoch",
+    "layer-distance": "Wasserstein-1 distance of each layer's normalised spectrum to the whole one, by depth; a colour "
+    "an epoch",
+    "layer-training": "λ_max and trace over the epochs of a sweep, the whole and every layer",
+}
+KINDS = {**_ONE_EPOCH, **_LAYERS, **CALIBRATION_KINDS}
+_OF_LAYERS = (
+    "the kinds of layers need a file of `landscape spectrum … --whole --per-layer`, of one checkpoint or, to see "
+    "them change, of `RUN/epoch-*.safetensors`"
+)
 
 
 @click.command(name="plot", help="Draw a results file; only a first t-SNE is computed.\n\nKinds:\n\n" + "\n\n".join(
     f"- **{name}**: {text}" for name, text in KINDS.items()
-))  # fmt: skip
+) + f"\n\n{_OF_LAYERS[0].upper()}{_OF_LAYERS[1:]}.")  # fmt: skip
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.h5…")
 @click.option("--kind", type=click.Choice(list(KINDS)), default="density", show_default=True)
 @click.option("--parts", metavar="GLOB",
               help="only parts whose path matches, for example 'class/\\*', 'group/tail' or 'class/3/layer/\\*'; "
                    "a \\* stays within one level of the path")  # fmt: skip
-@click.option("--epoch", type=click.IntRange(0), help="of a sweep over checkpoints [default: the last that is there]")
+@click.option(
+    "--epoch",
+    type=click.IntRange(0),
+    help="of a sweep over checkpoints [default: the last that is there; for layers: all]",
+)
 @click.option("--names", metavar="A,B", help="what the files are called in the legend [default: file names]")
 @click.option("--column", type=click.Choice(["single", "double", "wide"]), default="double", show_default=True,
               help="width of the printed figure")  # fmt: skip
@@ -49,7 +75,6 @@ def command(
 ) -> None:
     for output in outputs:
         check_drawing_paths(output)
-    spectra = files if kind not in CALIBRATION_KINDS else ()
     drawing = draw(files, kind, parts=parts, epoch=epoch, names=names.split(",") if names else None, column=column)
     console, problems = Console(highlight=False), Console(stderr=True, highlight=False)
     with warnings.catch_warnings(record=True) as caught:
@@ -57,7 +82,7 @@ def command(
         for output in outputs:
             figure, arrays = save_drawing(drawing, output)
             console.print(f"{figure} (arrays: {arrays})", markup=False, soft_wrap=True)
-    for file in spectra if epoch is None else ():
+    for file in files if epoch is None and kind in _ONE_EPOCH else ():
         drawn = SpectrumFile.open(file).latest_epoch()
         if drawn is not None:
             console.print(f"{file} is a sweep: drawn is epoch {drawn}, --epoch N takes another", markup=False)
@@ -91,6 +116,10 @@ def draw(
         if len(files) > 1 or parts or epoch is not None:
             raise LandscapeError(f"--kind {kind} draws one file of `landscape calibrate`, without --parts and --epoch")
         return draw_calibration(files[0], kind, column=column)
+    if kind in _LAYERS:
+        if len(files) > 1:
+            raise LandscapeError(f"--kind {kind} draws one file; give one")
+        return _draw_layers(SpectrumFile.open(files[0]), kind, parts=parts, epoch=epoch, column=column)
     methods: dict[str, list[PartSpectrum]] = {}
     groups: dict[str, list[str]] = {}
     labels = names or [file.stem for file in files]
@@ -124,3 +153,30 @@ def draw(
     if len(files) > 1:
         raise LandscapeError("--kind density draws one file; give one, or --kind classes to compare several")
     return density_grid(next(iter(methods.values())), column=column)
+
+
+def _draw_layers(file: SpectrumFile, kind: str, *, parts: str | None, epoch: int | None, column: Column) -> Drawing:
+    """The whole network, which is always kept, and its layers at the epochs of a sweep."""
+    epochs: dict[int | None, list[PartSpectrum]] = {}
+    for spectrum in file.read_all(epoch):
+        at, part = split_epoch(spectrum.part)
+        if part == "all" or (part.startswith("layer/") and (parts is None or matches(part, parts))):
+            epochs.setdefault(at, []).append(replace(spectrum, part=part))
+    if kind == "layer-densities":
+        return layer_densities(epochs, column=column)
+    if kind == "layer-distance":
+        return layer_distance(epochs, column=column)
+    return layer_training(epochs, switch=_switch(file), column=column)
+
+
+def _switch(file: SpectrumFile) -> float | None:
+    """Epochs completed when a sweep's training switched its deferred class weights on; ``None`` if it never did."""
+    # Here, since they load PyTorch, which no other figure needs.
+    from landscape.training.recipe import Recipe
+    from landscape.training.schedules import milestone
+
+    recipe = Recipe.parse(tomllib.loads(str(file.meta.get("recipe", ""))), where=f"the recipe in {file.path}")
+    epochs = recipe.schedule.epochs
+    if recipe.loss.reweight != "drw" or recipe.loss.defer >= 1:
+        return None
+    return milestone(recipe.loss.defer, epochs)

@@ -15,11 +15,14 @@ from landscape.training.recipe import Recipe
 from .checks import finite, int64
 
 _SPECIAL = {"data.source": "--data", "loss.gamma": "--loss-gamma", "optimizer.gamma": "--stage-gamma"}
+# Sections whose settings belong to one method, whose name stands before them.
+_PREFIXES = {"regularizer": "htr"}
 _TITLES = {
     "data": "Data",
     "model": "Model",
     "loss": "Loss and class weights",
     "optimizer": "Optimiser",
+    "regularizer": "Trace penalty",
     "schedule": "Schedule",
     "run": "Run",
 }
@@ -33,7 +36,10 @@ def _fields(sections: Iterable[str]) -> Iterable[tuple[str, str, Any]]:
 
 def _flag(section: str, name: str) -> str:
     special = _SPECIAL.get(f"{section}.{name}")
-    return special or ("--" + (section if name == "name" else name).replace("_", "-"))
+    if name == "name":
+        return f"--{section}"
+    prefix = f"{_PREFIXES[section]}-" if section in _PREFIXES else ""
+    return special or f"--{prefix}{name.replace('_', '-')}"
 
 
 def _choices(annotation: Any) -> list[str]:

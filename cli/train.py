@@ -39,7 +39,7 @@ def _list_recipes(context: click.Context, parameter: click.Parameter, wanted: bo
 
 @click.command(name="train")
 @click.argument("recipe", required=False, metavar="[RECIPE]")
-@recipe_options("train", "data", "model", "loss", "optimizer", "schedule", "run")
+@recipe_options("train", "data", "model", "loss", "optimizer", "regularizer", "schedule", "run")
 @click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="set any key; may be repeated")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="folder of the run")
 @click.option(

@@ -18,6 +18,7 @@ _HOMES = {
     "parts": ("Part", "class_parts", "cross_parts", "group_parts", "layer_parts", "resolve_classes", "whole_part"),
     "lanczos": ("Search", "Tridiagonalization", "extreme_eigenpairs", "search", "tridiagonalize"),
     "density": ("density_of_run", "rademacher_probe", "spectral_density"),
+    "distance": ("ShapeDistance", "normalized_measure", "shape_distance"),
     "trace": ("TraceProbes", "hutchinson_trace", "xnystrace", "xtrace"),
     "directional": ("DirectionalCurvature", "directional_curvature"),
     "exact_trace": ("SampleTrace", "sample_trace"),

@@ -2,6 +2,7 @@
 
 from landscape.plotting.classes import class_bars
 from landscape.plotting.density import DensityCurve, density_curve, density_grid
+from landscape.plotting.layers import layer_densities, layer_distance, layer_training
 from landscape.plotting.style import Drawing, check_drawing_paths, save_drawing, save_figure, style
 
 __all__ = [
@@ -11,6 +12,9 @@ __all__ = [
     "class_bars",
     "density_curve",
     "density_grid",
+    "layer_densities",
+    "layer_distance",
+    "layer_training",
     "save_drawing",
     "save_figure",
     "style",

@@ -32,6 +32,7 @@ from landscape.json_text import json_text
 from landscape.lock import writing
 from landscape.losses import ClassificationLoss, build_loss, class_weights_at
 from landscape.optim import EscapeOptimizer, GroupedObjective, build_optimizer, tail_classes
+from landscape.regularizers import Htr
 from landscape.training.acceleration import (
     Bf16Forward,
     compiled,
@@ -67,7 +68,7 @@ class EpochRecord:
     epoch: int  # 1-based
     lr: float
     reweighted: bool  # class weights were on
-    train_loss: float  # mean over steps of the training objective, nats
+    train_loss: float  # mean over steps of the training objective, penalty included, nats
     accuracy: float
     groups: dict[str, float]  # head, mid, tail by index; NaN for an empty group
     per_class: tuple[float, ...]  # (C,)
@@ -76,6 +77,8 @@ class EpochRecord:
     groups_by_count: dict[str, float] = field(default_factory=dict)  # head, mid, tail by number of training images
     resampled: bool = False  # classes were drawn in balance
     radii: dict[str, float] = field(default_factory=dict)  # perturbation radii by name, e.g. rho; in parameter space
+    penalty: float | None = None  # mean over steps of what the regulariser adds, nats; None without one
+    trace: float | None = None  # mean over steps of its trace estimate, the unit of an eigenvalue
 
 
 @dataclass(frozen=True)
@@ -214,6 +217,7 @@ class _Run:
         )
         self.loss = self._build_loss()
         self.optimizer = self._build_optimizer()
+        self.regularizer = self._build_regularizer()
         eta = recipe.optimizer.eta
         self.is_tail = None if eta is None else tail_classes(self.data.counts, eta)
         self.is_tail_here = None if self.is_tail is None else self.is_tail.to(self.device)
@@ -317,6 +321,10 @@ class _Run:
             **section.settings(),
         )
 
+    def _build_regularizer(self) -> Htr | None:
+        section = self.recipe.regularizer
+        return Htr(self.model, **section.settings(), seed=self.recipe.run.seed) if section.active else None
+
     # ------------------------------------------------------------------ epochs
 
     def go(self, progress: TrainingProgress) -> TrainingResult:
@@ -367,6 +375,7 @@ class _Run:
         )
         order = epoch_order(self.batches.labels, self.generator, drawing)
         losses = []
+        penalties = []
         for batch in self.batches.epoch(order, self.generator):
             objective = GroupedObjective(
                 self.trained_model,
@@ -377,13 +386,19 @@ class _Run:
                 normalization=recipe.optimizer.normalization or "batch",
                 present=self._groups_among(batch.host_labels),
             )
-            losses.append(self.optimizer.step(objective))
+            if self.regularizer is None:
+                losses.append(self.optimizer.step(objective))
+            else:
+                regularized = self.regularizer.on(objective)
+                losses.append(self.optimizer.step(regularized))
+                penalties.append(regularized.first)
             progress.step()
             if len(losses) % LOOK_EVERY == 0:
                 self._refuse_infinite_loss(losses, epoch, rate)
         self._refuse_infinite_loss(losses, epoch, rate)
         self._refuse_infinite_weights(len(losses), epoch, rate)
         train_loss = float(torch.stack(losses).mean())
+        penalty, trace = torch.stack(penalties).mean(0).tolist() if penalties else (None, None)
         result = evaluate(self.model, self.data.labelled("test"), recipe.data.normalization, channels_last=True)
         by_index, by_count = map(result.per_group, self.data.groups)
         return EpochRecord(
@@ -398,6 +413,8 @@ class _Run:
             groups_by_count=by_count,
             resampled=drawing is not None,
             radii=self.optimizer.radii,
+            penalty=penalty,
+            trace=trace,
         )
 
     def _groups_among(self, labels: Tensor) -> tuple[bool, bool] | None:
@@ -421,9 +438,11 @@ class _Run:
             raise self._divergence("weights are", step, epoch, rate)
 
     def _divergence(self, what: str, step: int, epoch: int, rate: float) -> LandscapeError:
+        penalty = "" if self.regularizer is None else ", regularizer.weight"
+        causes = f"optimizer.lr{penalty} or the perturbation radius"
         return LandscapeError(
             f"the {what} no longer finite: epoch {epoch + 1}, step {step}, learning rate {rate:g}; {self._kept()}. "
-            "Lower optimizer.lr or the perturbation radius and train again."
+            f"Lower {causes} and train again."
         )
 
     def _kept(self) -> str:
@@ -471,6 +490,7 @@ class _Run:
             "device": self.device.type,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "regularizer": None if self.regularizer is None else self.regularizer.state_dict(),
             "generator": self.generator.get_state(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
@@ -480,6 +500,8 @@ class _Run:
     def _restore(self, state: dict[str, Any]) -> None:
         fit_state(self.model, state["model"], self.folder / "resume.pt")
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.regularizer is not None:
+            self.regularizer.load_state_dict(state["regularizer"])
         torch.set_rng_state(state["rng"])
         if state["device"] == self.device.type:
             self.generator.set_state(state["generator"])

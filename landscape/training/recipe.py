@@ -16,6 +16,7 @@ from landscape.data.lists import parse_lists
 from landscape.data.longtailed import LongTailedData, load_long_tailed
 from landscape.errors import LandscapeError, did_you_mean
 from landscape.optim import OPTIMIZERS, RadiusSetting, all_settings, check_settings, plain_radius
+from landscape.regularizers import SERVED
 
 # Digits and garments have a right way round, and a flipped 3 is no digit.
 _PLAIN_SOURCES = ("digits", "fashion-mnist")
@@ -216,6 +217,68 @@ class OptimizerRecipe(_Section):
         return self.model_copy(update={"eta": eta, "normalization": self.normalization or "batch"})
 
 
+class RegularizerRecipe(_Section):
+    """What is added to the loss; see :class:`landscape.regularizers.Htr`."""
+
+    name: Literal["none", "htr"] = Field(
+        "none",
+        description="htr adds weight · Σ tr H_l, the trace of the Hessian of each layer's parameters on the batch",
+    )
+    weight: float | None = Field(
+        None, ge=0, description="γ of htr; 0 trains as without. No value is published; 1e-4 to 1e-3 to start from"
+    )
+    layers: str | None = Field(
+        None,
+        description="all, middle (the middle third by depth), or globs such as layer2.*,fc over the names that "
+        "spectrum --per-layer has; all if not given",
+    )
+    probes: int | None = Field(None, ge=1, description="random vectors a step; 1 if not given")
+    form: Literal["joint", "masked"] | None = Field(
+        None,
+        description="joint: one product over all layers, with cross-layer noise of mean 0; masked: one a layer, "
+        "without; joint if not given",
+    )
+    gradient: Literal["exact", "finite-difference"] | None = Field(
+        None,
+        description="exact: third derivatives, a step costs some 14 of SGD, 8 with layers = middle; "
+        "finite-difference: 4, but useless in networks with ReLU, whose gradients jump; exact if not given",
+    )
+    trace: Literal["hessian", "clamped", "gauss-newton"] | None = Field(
+        None,
+        description="hessian: as published; has no lower bound and rewards negative curvature, that is, saddles. "
+        "clamped: no reward below 0 for the sum over layers. gauss-newton: never negative, a step costs some 5 of SGD; "
+        "clamped if not given",
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _is_complete(self) -> RegularizerRecipe:
+        given = self.settings()
+        if self.name == "none" and given:
+            raise ValueError(f"regularizer 'none' has no setting '{next(iter(given))}': add name = 'htr'")
+        if self.name == "htr" and self.weight is None:
+            raise ValueError("regularizer 'htr' needs a value for weight: γ, say 1e-4")
+        if self.trace == "gauss-newton" and self.gradient == "finite-difference":
+            raise ValueError("the Gauss-Newton trace has an exact gradient alone: leave gradient out")
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """What was said about the regulariser itself, for :class:`landscape.regularizers.Htr`."""
+        return self.model_dump(exclude={"name"}, exclude_none=True)
+
+    @property
+    def active(self) -> bool:
+        """Whether it changes the training."""
+        return bool(self.weight)
+
+    @property
+    def resolved(self) -> RegularizerRecipe:
+        """The same with the defaults of HTR written out."""
+        if self.name == "none":
+            return self
+        defaults = {"layers": "all", "probes": 1, "form": "joint", "gradient": "exact", "trace": "clamped"}
+        return self.model_copy(update={**defaults, **self.settings()})
+
+
 class ScheduleRecipe(_Section):
     """How long, in which portions, and how the learning rate moves."""
 
@@ -266,6 +329,7 @@ class Recipe(_Section):
     model: ModelRecipe = ModelRecipe()
     loss: LossRecipe = LossRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
+    regularizer: RegularizerRecipe = RegularizerRecipe()
     schedule: ScheduleRecipe = ScheduleRecipe()
     run: RunRecipe = RunRecipe()
 
@@ -287,10 +351,36 @@ class Recipe(_Section):
             raise ValueError("loss.name = 'ldam' subtracts its margin from cosines: it needs model.head = 'cosine'")
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _can_be_differentiated_again(self) -> Recipe:
+        if not self.regularizer.active:
+            return self
+        if self.optimizer.name not in SERVED:
+            raise ValueError(
+                f"the penalty of 'htr' is of the whole batch, and optimizer '{self.optimizer.name}' takes its loss "
+                f"apart: use one of {', '.join(SERVED)}"
+            )
+        if self.run.precision != "fp32":
+            raise ValueError(
+                "'htr' differentiates three times, which bf16 is too coarse for: use run.precision = 'fp32'"
+            )
+        if self.run.compile:
+            raise ValueError("'htr' differentiates three times, which a compiled network cannot: leave run.compile out")
+        if self.regularizer.trace == "gauss-newton" and self.loss.name == "focal":
+            raise ValueError("loss 'focal' is not convex in the logits, so its Gauss-Newton trace may be negative: "
+                             "use regularizer.trace = 'clamped'")  # fmt: skip
+        return self
+
     @property
     def resolved(self) -> Recipe:
         """The same with every default that depends on another field written out and folders made absolute."""
-        return self.model_copy(update={"data": self.data.resolved, "optimizer": self.optimizer.resolved})
+        return self.model_copy(
+            update={
+                "data": self.data.resolved,
+                "optimizer": self.optimizer.resolved,
+                "regularizer": self.regularizer.resolved,
+            }
+        )
 
     @classmethod
     def load(cls, path: Path) -> dict[str, Any]:

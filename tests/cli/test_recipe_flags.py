@@ -33,6 +33,11 @@ WORDS: dict[str, tuple[str, Any]] = {
     "optimizer.asam_form": ("davda54", "davda54"),
     "optimizer.head_rho": ("step:0.05,0.5@160/200", "step:0.05,0.5@160/200"),
     "optimizer.filter_noise": ("cosine:0.0005:0.008", "cosine:0.0005:0.008"),
+    "regularizer.name": ("htr", "htr"),
+    "regularizer.layers": ("layer2.*,fc", "layer2.*,fc"),
+    "regularizer.form": ("masked", "masked"),
+    "regularizer.gradient": ("finite-difference", "finite-difference"),
+    "regularizer.trace": ("gauss-newton", "gauss-newton"),
     "schedule.name": ("cosine", "cosine"),
     "run.precision": ("bf16", "bf16"),
     "run.compile": ("", True),
@@ -72,8 +77,14 @@ def test_the_flag_sets_its_field(field: str) -> None:
     assert list(values[section]) == [name]
     value = values[section][name]
     assert value == expected if expected is not None else str(value).removesuffix(".0") == "64"
-    # Some belong to some losses only.
-    if field not in ("loss.gamma", "loss.tau", "loss.focal_gamma", "loss.max_margin", "loss.ce_epochs"):
+    # Some belong to some losses only, and the settings of a regulariser to one.
+    if section != "regularizer" and field not in (
+        "loss.gamma",
+        "loss.tau",
+        "loss.focal_gamma",
+        "loss.max_margin",
+        "loss.ce_epochs",
+    ):
         recipe = Recipe.parse(values)
         assert str(getattr(getattr(recipe, section), name)) == str(value)
 

@@ -12,6 +12,8 @@ import pytest
 from landscape.errors import LandscapeError
 from landscape.training.recipe import Recipe, parse_assignment, resolve_device, set_value
 
+HTR = {"regularizer.name": "htr", "regularizer.weight": 1e-3}
+
 # One value that is not the default for every field, with what else must be said for it to make sense.
 OTHER: dict[str, tuple[Any, dict[str, Any]]] = {
     "data.source": ("folder:/some/where", {}),
@@ -55,6 +57,13 @@ OTHER: dict[str, tuple[Any, dict[str, Any]]] = {
     "optimizer.noise_radius": (0.01, {}),
     "optimizer.noise_below": (0.5, {}),
     "optimizer.noise_every": (10, {}),
+    "regularizer.name": ("htr", {"regularizer.weight": 1e-3}),
+    "regularizer.weight": (2e-3, HTR),
+    "regularizer.layers": ("middle", HTR),
+    "regularizer.probes": (2, HTR),
+    "regularizer.form": ("masked", HTR),
+    "regularizer.gradient": ("finite-difference", HTR),
+    "regularizer.trace": ("gauss-newton", HTR),
     "schedule.name": ("cosine", {}),
     "schedule.epochs": (3, {}),
     "schedule.batch_size": (16, {}),
@@ -87,7 +96,8 @@ def test_the_table_of_values_covers_every_field() -> None:
 def test_every_field_survives_toml_and_json(key: str) -> None:
     value, needed = OTHER[key]
     recipe = Recipe.parse(nested({**needed, key: value}))
-    assert recipe != Recipe.parse(nested(needed))
+    # The settings of a regulariser mean nothing without its name, and are refused.
+    assert recipe != Recipe.parse(nested({} if key == "regularizer.name" else needed))
     for again in (tomllib.loads(recipe.to_toml()), json.loads(json.dumps(recipe.dump()))):
         assert Recipe.parse(again) == recipe
         section, name = key.split(".")

@@ -40,6 +40,7 @@ def test_families_methods_and_data_sets() -> None:
     for folder, names in {
         "cifar10-lt": small | {"cosine-ce", "cosine-ce-legacy"},
         "cifar100-lt": small | {"cosine-ce", "cosine-ce-legacy"},
+        "cifar10-lt-htr": {"ce-htr", "ce-htr-middle", "ce-htr-gauss-newton"},
         "cifar10-lt-resnet34": {"ce", "ce-sam", "ce-imbsam", "ce-sse-sam"},
         "cifar100-lt-resnet34": {
             "ce", "ce-sam", "ce-imbsam", "ce-imbsam-group", "ce-imbsam-kappa2", "ce-sse-sam",
