@@ -29,6 +29,7 @@ _COMMANDS = {
     "spectrum": "measure the Hessian of a checkpoint: whole, class by class, layer by layer",
     "saddle": "the verdicts of a spectrum file as a table",
     "plot": "draw a spectrum file",
+    "anomaly": "semi-supervised anomaly detection, with and without ImbSAM",
     "info": "what a checkpoint or a results file holds",
 }
 
