@@ -109,8 +109,8 @@ def command(
     ADBench's: 70 % of the rows train and 30 % test, stratified, features scaled by the training rows. Batches are half
     unlabelled, half labelled anomalies, and the loss is the sum of both halves' means; ImbSAM perturbs the second one.
 
-    Every run ends with the model of its last epoch: nothing is chosen on the test split. AUC-ROC and AUC-PR are those of
-    scikit-learn; AUC-PR of random scores is the share of anomalies.
+    Every run ends with the model of its last epoch: nothing is chosen on the test split. AUC-ROC and AUC-PR are those
+    of scikit-learn; AUC-PR of random scores is the share of anomalies.
 
     The folder gets `DATA/METHOD-OPTIMIZER/seed-N.safetensors`, a checkpoint a run, and `results.json`. The same command
     goes on with the runs that are missing. `landscape spectrum CHECKPOINT --per-class` measures what the losses of

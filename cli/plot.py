@@ -8,9 +8,10 @@ from pathlib import Path
 import rich_click as click
 from rich.console import Console
 
+from landscape.anomaly.results import GridResults
 from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
-from landscape.plotting import Drawing, check_drawing_paths, class_bars, density_grid, save_drawing
+from landscape.plotting import Drawing, check_drawing_paths, class_bars, density_grid, detection_panels, save_drawing
 from landscape.plotting.style import Column
 from landscape.store import SpectrumFile
 
@@ -19,13 +20,14 @@ from .tables import batches_of
 KINDS = {
     "density": "one panel a part: eigenvalues per decade against λ, outliers, λ_min, ν",
     "classes": "λ_max, |λ_min|, negative mass, gradient and size class by class; several files side by side",
+    "anomaly": "of a results.json of `landscape anomaly`: AUC-PR data set by data set, and its difference to SGD",
 }
 
 
-@click.command(name="plot", help="Draw a spectrum file; nothing is computed.\n\nKinds:\n\n" + "\n\n".join(
+@click.command(name="plot", help="Draw a results file; nothing is computed.\n\nKinds:\n\n" + "\n\n".join(
     f"- **{name}**: {text}" for name, text in KINDS.items()
 ))  # fmt: skip
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.h5…")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
 @click.option("--kind", type=click.Choice(list(KINDS)), default="density", show_default=True)
 @click.option("--parts", metavar="GLOB",
               help="only parts whose path matches, for example 'class/\\*', 'group/tail' or 'class/3/layer/\\*'; "
@@ -54,7 +56,7 @@ def command(
         for output in outputs:
             figure, arrays = save_drawing(drawing, output)
             console.print(f"{figure} (arrays: {arrays})", markup=False, soft_wrap=True)
-    for file in files if epoch is None else ():
+    for file in files if epoch is None and kind != "anomaly" else ():
         drawn = SpectrumFile.open(file).latest_epoch()
         if drawn is not None:
             console.print(f"{file} is a sweep: drawn is epoch {drawn}, --epoch N takes another", markup=False)
@@ -84,6 +86,10 @@ def draw(
     Raises:
         LandscapeError: nothing to draw, an epoch that is not there, or more files than the kind can show.
     """
+    if kind == "anomaly":
+        if len(files) > 1 or parts is not None or epoch is not None or names is not None:
+            raise LandscapeError("--kind anomaly draws one results.json as a whole; give that alone")
+        return detection_panels(GridResults.load(files[0]), column=column)
     methods: dict[str, list[PartSpectrum]] = {}
     groups: dict[str, list[str]] = {}
     labels = names or [file.stem for file in files]

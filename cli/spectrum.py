@@ -179,9 +179,9 @@ def command(
     `--normalize`. Images are never augmented and batch normalisation is fixed, so the matrix stays the same at every
     product; a model that moves all the same is refused.
 
-    A detector of `landscape anomaly` has two classes: `normal`, its unlabelled training rows, and `anomaly`, the labelled
-    ones; `--per-class` measures the loss of each. For PReNet they are frozen pairs of rows, without and with a labelled
-    anomaly.
+    A detector of `landscape anomaly` has two classes: `normal`, its unlabelled training rows, and `anomaly`, the
+    labelled ones; `--per-class` measures the loss of each. For PReNet they are frozen pairs of rows, without and with a
+    labelled anomaly.
 
     Several CHECKPOINTs of one training (`runs/x/epoch-*.safetensors`) make a sweep: one file, parts by epoch, each
     search started from the eigenvectors of the epoch before. Foreign checkpoints have the last number in their file's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -181,4 +182,4 @@ def _epoch_seconds(table: Table, recipe: DetectorRecipe, device: torch.device) -
     ends: list[float] = []
     short = DetectorRecipe(**{**recipe.dump(), "epochs": 3})
     train_detector(data, short, device=device, on_epoch=lambda: ends.append(time.monotonic()))
-    return min(after - before for before, after in zip(ends, ends[1:], strict=False))
+    return min(after - before for before, after in itertools.pairwise(ends))

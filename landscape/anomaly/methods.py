@@ -1,11 +1,10 @@
 """The methods: what a network says of a row or a pair of rows, and what it is told.
 
-| name    | a sample is | output o                      | ℓ of the head (unlabelled) | ℓ of the tail (labelled anomalies) |
-|---------|-------------|-------------------------------|----------------------------|------------------------------------|
-| devnet  | a row       | (φ(x) − μ)/σ                  | abs(o)                     | max(0, 5 − o)                      |
-| deepsad | a row       | φ(x) − c, a vector            | ‖o‖²                       | 1/(‖o‖² + 1e-6)                    |
-| prenet  | a pair      | v·(φ(x), φ(y)) + b            | abs(o), of (u, u)          | abs(4 − o) of (a, u), abs(8 − o)   |
-|         |             |                               |                            | of (a, a)                          |
+| name    | a sample is | output o           | ℓ of the head (unlabelled) | ℓ of the tail (labelled anomalies)         |
+|---------|-------------|--------------------|----------------------------|--------------------------------------------|
+| devnet  | a row       | (φ(x) − μ)/σ       | abs(o)                     | max(0, 5 − o)                              |
+| deepsad | a row       | φ(x) − c, a vector | ‖o‖²                       | 1/(‖o‖² + 1e-6)                            |
+| prenet  | a pair      | v·(φ(x), φ(y)) + b | abs(o) of (u, u)           | abs(4 − o) of (a, u), abs(8 − o) of (a, a) |
 
 What is fixed before training (μ and σ, c) is a buffer of the network, so a loss has no state, and a checkpoint all of
 it. Every output is higher, or longer, for what is more of an anomaly.
@@ -143,6 +142,8 @@ class DevNet(_RowDetector):
     loss = DeviationLoss()
     lr = 0.1
     weight_decay = 0.01
+    reference_mean: Tensor  # ()
+    reference_std: Tensor  # ()
 
     def __init__(self, num_features: int) -> None:
         super().__init__(num_features)
@@ -176,6 +177,7 @@ class DeepSad(_RowDetector):
     loss = DistanceLoss()
     lr = 0.1
     weight_decay = 1e-6
+    center: Tensor  # (8,)
 
     def __init__(self, num_features: int) -> None:
         super().__init__(num_features)

@@ -7,7 +7,6 @@ SGD with momentum, a cosine schedule and gradients clipped to norm 1; the model 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any

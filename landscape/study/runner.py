@@ -166,7 +166,12 @@ class _Vectors:
 
 class _Study:
     def __init__(
-        self, subject: Subject | DetectorSubject | Sweep, plan: StudyPlan, output: Path, command: str, progress: StudyProgress
+        self,
+        subject: Subject | DetectorSubject | Sweep,
+        plan: StudyPlan,
+        output: Path,
+        command: str,
+        progress: StudyProgress,
     ) -> None:
         self.sweep = subject if isinstance(subject, Sweep) else None
         self.first = subject.first if isinstance(subject, Sweep) else subject
@@ -335,7 +340,13 @@ class _Study:
             refuse_small_budget(self.plan.budget, cost, self.plan, sizes)
 
     def _register(
-        self, file: SpectrumFile | None, subject: Subject | DetectorSubject, epoch: int | None, problem: Problem, *, overwrite: bool
+        self,
+        file: SpectrumFile | None,
+        subject: Subject | DetectorSubject,
+        epoch: int | None,
+        problem: Problem,
+        *,
+        overwrite: bool,
     ) -> SpectrumFile:
         """The file with this checkpoint in its meta."""
         probe = {f"check_{key}": float(value) for key, value in asdict(problem.check).items()}
@@ -545,7 +556,9 @@ def _is_layer(part: Part) -> bool:
     return part.parameters is not None
 
 
-def _run(subject: Subject | DetectorSubject, plan: StudyPlan, device: torch.device, command: str) -> dict[str, RunValue]:
+def _run(
+    subject: Subject | DetectorSubject, plan: StudyPlan, device: torch.device, command: str
+) -> dict[str, RunValue]:
     """What may differ between the runs that fill one file."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
