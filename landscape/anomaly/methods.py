@@ -78,7 +78,7 @@ class Detector(nn.Module, ABC):
 
     loss: ClassVar[AnomalyLoss]
     is_tail: ClassVar[tuple[bool, ...]]  # by kind of sample
-    lr: ClassVar[float]  # of SGD, chosen by training loss; see docs/methods.md
+    lr: ClassVar[float]  # chosen by the loss of held-out training rows; see docs/methods.md
     weight_decay: ClassVar[float]
 
     def __init__(self, num_features: int) -> None:
@@ -140,7 +140,7 @@ class DevNet(_RowDetector):
     """
 
     loss = DeviationLoss()
-    lr = 0.1
+    lr = 0.01
     weight_decay = 0.01
     reference_mean: Tensor  # ()
     reference_std: Tensor  # ()
@@ -175,7 +175,7 @@ class DeepSad(_RowDetector):
     """
 
     loss = DistanceLoss()
-    lr = 0.1
+    lr = 0.001
     weight_decay = 1e-6
     center: Tensor  # (8,)
 
@@ -211,7 +211,7 @@ class PReNet(Detector):
     loss = PairLoss()
     # (a, a) and (a, u) are the pairs in which a labelled anomaly takes part.
     is_tail = (False, True, True)
-    lr = 0.03
+    lr = 0.1
     weight_decay = 0.01
 
     def __init__(self, num_features: int) -> None:
