@@ -150,7 +150,7 @@ def _differences(axes: Axes, table: dict[str, Array], m: int, optimizers: list[s
         if math.isfinite(p_value):
             words.append(f"{_TITLES[optimizer]} p = {p_value:.2g}")
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("AUC-PR − that of SGD, points ± 2 s.e.")
+    axes.set_xlabel("Δ AUC-PR to SGD, points ± 2 s.e.")
     axes.set_title(", ".join(words))
 
 
