@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from landscape.anomaly.results import describe as describe_grid
+from landscape.anomaly.results import is_results
 from landscape.store import describe, schema_of
 from landscape.store.calibration_file import CALIBRATION_SCHEMA, describe_calibration
 from landscape.store.features_file import FEATURES_SCHEMA, describe_features
@@ -21,20 +23,24 @@ _DESCRIBED = {FEATURES_SCHEMA: describe_features, CALIBRATION_SCHEMA: describe_c
 @click.command(name="info")
 @click.argument("file", type=click.Path(path_type=Path))
 def command(file: Path) -> None:
-    """What a file holds: a run's folder, a checkpoint, a spectrum file, features or a second stage."""
-    is_results = file.is_file() and (h5py.is_hdf5(file) or file.suffix in (".h5", ".hdf5"))
+    """What a file holds: a run's folder, a checkpoint, or the results of any command."""
+    if is_results(file):
+        rows = describe_grid(file)
+    elif file.is_file() and (h5py.is_hdf5(file) or file.suffix in (".h5", ".hdf5")):
+        rows = _DESCRIBED.get(schema_of(file) or "", describe)(file)
+    else:
+        rows = _describe_checkpoint(file)
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for label, value in (
-        _DESCRIBED.get(schema_of(file) or "", describe)(file) if is_results else _describe_checkpoint(file)
-    ):
+    for label, value in rows:
         table.add_row(escape(label), escape(value))
     Console(highlight=False).print(table)
 
 
 def _describe_checkpoint(path: Path) -> list[tuple[str, str]]:
     # torch is imported only for checkpoints: a results file is described without it.
+    from landscape.anomaly.checkpoint import detector_recipe
     from landscape.training.checkpoint import find_checkpoint, load_state, read_info
 
     path = find_checkpoint(path)
@@ -46,6 +52,8 @@ def _describe_checkpoint(path: Path) -> list[tuple[str, str]]:
     ]
     if info is None:
         return [*rows, ("recipe", "none: a foreign checkpoint; name its model with --model package.module:factory")]
+    if detector_recipe(info) is not None:
+        return rows + _describe_detector(path)
     rows += [
         ("epoch", str(info.epoch)),
         ("classes", f"{len(info.class_names)}: {', '.join(info.class_names[:12])}"),
@@ -56,3 +64,16 @@ def _describe_checkpoint(path: Path) -> list[tuple[str, str]]:
     for section, values in info.recipe.items():
         rows.append((f"recipe.{section}", ", ".join(f"{key} = {value}" for key, value in values.items())))
     return rows
+
+
+def _describe_detector(path: Path) -> list[tuple[str, str]]:
+    from landscape.anomaly.checkpoint import read_detector
+
+    file = read_detector(path)
+    unlabelled, anomalies = file.class_counts
+    return [
+        ("detector", ", ".join(f"{key} = {value}" for key, value in file.recipe.dump().items())),
+        ("data", f"{file.data}, SHA-256 {file.fingerprint[:12]}…, {file.num_features} features"),
+        ("training rows", f"{unlabelled:,} unlabelled, {anomalies:,} labelled anomalies"),
+        ("last epoch", ", ".join(f"{key} {value:.4g}" for key, value in file.metrics.items())),
+    ]

@@ -10,6 +10,7 @@ from pathlib import Path
 import rich_click as click
 from rich.console import Console
 
+from landscape.anomaly.results import GridResults
 from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
 from landscape.plotting import (
@@ -17,6 +18,7 @@ from landscape.plotting import (
     check_drawing_paths,
     class_bars,
     density_grid,
+    detection_panels,
     layer_densities,
     layer_distance,
     layer_training,
@@ -39,7 +41,10 @@ _LAYERS = {
     "an epoch",
     "layer-training": "λ_max and trace over the epochs of a sweep, the whole and every layer",
 }
-KINDS = {**_ONE_EPOCH, **_LAYERS, **CALIBRATION_KINDS}
+_ANOMALY = {
+    "anomaly": "of a results.json of `landscape anomaly`: AUC-PR data set by data set, and its difference to SGD",
+}
+KINDS = {**_ONE_EPOCH, **_LAYERS, **CALIBRATION_KINDS, **_ANOMALY}
 _OF_LAYERS = (
     "the kinds of layers need a file of `landscape spectrum … --whole --per-layer`, of one checkpoint or, to see "
     "them change, of `RUN/epoch-*.safetensors`"
@@ -49,7 +54,7 @@ _OF_LAYERS = (
 @click.command(name="plot", help="Draw a results file; only a first t-SNE is computed.\n\nKinds:\n\n" + "\n\n".join(
     f"- **{name}**: {text}" for name, text in KINDS.items()
 ) + f"\n\n{_OF_LAYERS[0].upper()}{_OF_LAYERS[1:]}.")  # fmt: skip
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.h5…")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
 @click.option("--kind", type=click.Choice(list(KINDS)), default="density", show_default=True)
 @click.option("--parts", metavar="GLOB",
               help="only parts whose path matches, for example 'class/\\*', 'group/tail' or 'class/3/layer/\\*'; "
@@ -120,6 +125,10 @@ def draw(
         if len(files) > 1:
             raise LandscapeError(f"--kind {kind} draws one file; give one")
         return _draw_layers(SpectrumFile.open(files[0]), kind, parts=parts, epoch=epoch, column=column)
+    if kind in _ANOMALY:
+        if len(files) > 1 or parts is not None or epoch is not None or names is not None:
+            raise LandscapeError("--kind anomaly draws one results.json as a whole; give that alone")
+        return detection_panels(GridResults.load(files[0]), column=column)
     methods: dict[str, list[PartSpectrum]] = {}
     groups: dict[str, list[str]] = {}
     labels = names or [file.stem for file in files]

@@ -34,7 +34,7 @@ def _bar() -> Progress:
     )
 
 
-class _WithBar:
+class WithBar:
     def __init__(self, title: str = "") -> None:
         self.title = title
         self.progress = _bar()
@@ -50,7 +50,7 @@ class _WithBar:
         self.progress.stop()
 
 
-class WorkBar(_WithBar):
+class WorkBar(WithBar):
     """One bar over a known amount of work."""
 
     def __init__(self, title: str, total: int, unit: str) -> None:
@@ -62,7 +62,7 @@ class WorkBar(_WithBar):
         self.progress.advance(self.task, count)
 
 
-class TrainingBar(_WithBar):
+class TrainingBar(WithBar):
     """One bar over all steps, one line an epoch."""
 
     def start(self, *, epochs: int, first_epoch: int, steps_per_epoch: int) -> None:
@@ -96,7 +96,7 @@ class TrainingBar(_WithBar):
         )
 
 
-class StudyBar(_WithBar):
+class StudyBar(WithBar):
     """The cost beforehand, then one bar over all products."""
 
     def cost(self, estimate: Cost) -> None:
@@ -114,7 +114,7 @@ class StudyBar(_WithBar):
         wide = estimate.parts and estimate.most > 1.05
         more = f", up to {estimate.most:.1f} times as much where intervals stay wide" if wide else ""
         console.print(
-            f"{self.title}{', '.join(work)}: {_passes(estimate.passes)}, {_duration(estimate.seconds)}, "
+            f"{self.title}{', '.join(work)}: {_passes(estimate.passes)}, {duration(estimate.seconds)}, "
             f"{_size(estimate.bytes)} of memory{more}",
             soft_wrap=True,
         )
@@ -188,7 +188,7 @@ def _size(count: int) -> str:
     return f"{max(1, round(count / 1e6))} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     if seconds < 90:
         return f"about {max(1, round(seconds))} s"
     if seconds < 5400:

@@ -10,14 +10,17 @@ from typing import Any
 import rich_click as click
 from rich.markup import escape
 
+from landscape.anomaly.checkpoint import is_detector
+from landscape.anomaly.subject import DetectorSubject, open_detector
 from landscape.curvature import MeasureSettings
 from landscape.errors import LandscapeError
 from landscape.store import SpectrumFile, check_output
-from landscape.study import Budget, StudyPlan, run_study
+from landscape.study import Budget, StudyPlan, Subject, Sweep, run_study
 from landscape.study.plan import BATCH_SIZE
 
 from .checks import finite, int64
 from .progress import StudyBar, console
+from .recipe_options import given_values
 from .subject_options import subject_of, subject_options, sweep_of
 from .tables import print_batch_table, print_saddle_table
 
@@ -92,9 +95,8 @@ click.rich_click.OPTION_GROUPS["* spectrum"] = [
 @click.option(
     "--loss",
     type=click.Choice(["ce", "training"]),
-    default="ce",
-    show_default=True,
-    help="plain cross-entropy (on s·z for a cosine head), or the training loss with its last class weights",
+    help="plain cross-entropy (on s·z for a cosine head), or the training loss with its last class weights [default: "
+    "ce; an anomaly detector has its training loss alone]",
 )
 @click.option("--max-samples", type=click.IntRange(1), help="at most so many images a part, drawn with the seed")
 @click.option(
@@ -177,6 +179,10 @@ def command(
     `--normalize`. Images are never augmented and batch normalisation is fixed, so the matrix stays the same at every
     product; a model that moves all the same is refused.
 
+    A detector of `landscape anomaly` has two classes: `normal`, its unlabelled training rows, and `anomaly`, the
+    labelled ones; `--per-class` measures the loss of each. For PReNet they are frozen pairs of rows, without and with a
+    labelled anomaly.
+
     Several CHECKPOINTs of one training (`runs/x/epoch-*.safetensors`) make a sweep: one file, parts by epoch, each
     search started from the eigenvectors of the epoch before. Foreign checkpoints have the last number in their file's
     name as epoch. The same command adds the epochs that have come since; the file of one checkpoint becomes a sweep
@@ -201,14 +207,18 @@ def command(
     if settings.max_probes < probes:
         raise click.UsageError(f"--max-probes {settings.max_probes} is less than --probes {probes}")
     check_output(output)
-    plan = StudyPlan(**options, layers=layers or None, num_batches=num_batches or 0, settings=settings)
     # One more checkpoint for a sweep that is there already is a sweep too.
     goes_on = output.exists() and not overwrite and SpectrumFile.open(output).is_sweep
-    subject = (
-        sweep_of(checkpoints, factory, allow_pickle, fields, logit_scale=logit_scale)
-        if len(checkpoints) > 1 or goes_on
-        else subject_of(checkpoints[0], factory, allow_pickle, fields, logit_scale=logit_scale)
-    )
+    subject: Subject | DetectorSubject | Sweep
+    if factory is None and any(map(is_detector, checkpoints)):
+        subject = _detector(checkpoints, fields)
+    elif len(checkpoints) > 1 or goes_on:
+        subject = sweep_of(checkpoints, factory, allow_pickle, fields, logit_scale=logit_scale)
+    else:
+        subject = subject_of(checkpoints[0], factory, allow_pickle, fields, logit_scale=logit_scale)
+    if options["loss"] is None:
+        options["loss"] = (subject.first if isinstance(subject, Sweep) else subject).default_loss
+    plan = StudyPlan(**options, layers=layers or None, num_batches=num_batches or 0, settings=settings)
     try:
         with StudyBar() as bar:
             file = run_study(
@@ -234,3 +244,17 @@ def command(
     words = ["plot", str(output), "-o", str(output.with_suffix(".pdf"))] if spectra else ["info", str(output)]
     following = shlex.join(["landscape", *words])
     console.print(f"kept in {escape(str(output))}; next: [bold]{escape(following)}[/]", soft_wrap=True)
+
+
+def _detector(checkpoints: tuple[Path, ...], fields: dict[str, Any]) -> DetectorSubject:
+    """The one anomaly detector that was named, with its table where that has moved."""
+    if len(checkpoints) > 1:
+        raise LandscapeError("an anomaly detector is measured by itself: give one checkpoint and one -o each")
+    given = given_values(fields).get("data", {})
+    source = given.pop("source", None)
+    if given:
+        raise LandscapeError(
+            f"{checkpoints[0]} is an anomaly detector, data.{next(iter(given))} means nothing to it: of the data it "
+            "takes --data FILE.npz alone"
+        )
+    return open_detector(checkpoints[0], data=None if source is None else Path(source))

@@ -1,5 +1,6 @@
 """Figures from results: one function a figure kind, stored records in, a drawing out (no torch, no pyplot state)."""
 
+from landscape.plotting.anomaly import detection_panels
 from landscape.plotting.classes import class_bars
 from landscape.plotting.density import DensityCurve, density_curve, density_grid
 from landscape.plotting.layers import layer_densities, layer_distance, layer_training
@@ -12,6 +13,7 @@ __all__ = [
     "class_bars",
     "density_curve",
     "density_grid",
+    "detection_panels",
     "layer_densities",
     "layer_distance",
     "layer_training",

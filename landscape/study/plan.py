@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from landscape.anomaly.subject import DetectorSubject
 from landscape.curvature import (
     MeasureSettings,
     Part,
@@ -21,7 +22,6 @@ from landscape.curvature import (
     whole_part,
 )
 from landscape.curvature.parts import LayerUnit
-from landscape.data import ImageSet
 from landscape.errors import LandscapeError
 from landscape.study.cost import Budget
 from landscape.study.subject import Subject
@@ -73,7 +73,7 @@ class StudyPlan:
             )
 
 
-def plan_parts(plan: StudyPlan, labels: Tensor, subject: Subject) -> list[Part]:
+def plan_parts(plan: StudyPlan, labels: Tensor, subject: Subject | DetectorSubject) -> list[Part]:
     """The parts that a plan names, in the order in which they are measured; none if it names mini-batches only."""
     names = subject.data.class_names
     by_samples: list[Part] = []
@@ -98,14 +98,13 @@ def part_size(part: Part, num_samples: int, model: nn.Module) -> tuple[int, int]
     return samples, sum(sizes[name] for name in part.parameters or sizes)
 
 
-def build_problem(subject: Subject, plan: StudyPlan, images: ImageSet, device: torch.device) -> Problem:
+def build_problem(subject: Subject | DetectorSubject, plan: StudyPlan, images: Any, device: torch.device) -> Problem:
     """The whole question of a study; every part is a restriction of it."""
     dtype = getattr(torch, plan.dtype)
-    inputs = subject.normalization(images.images.to(device), dtype=dtype)
     return Problem(
         subject.model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         subject.loss(plan.loss).to(device),
-        Samples(inputs, images.labels),
+        Samples(*subject.samples(images, device, dtype)),
         batch_norm=plan.batch_norm,
         chunk_size=plan.chunk_size,
         dtype=dtype,

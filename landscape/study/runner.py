@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 import landscape
+from landscape.anomaly.subject import DetectorSubject
 from landscape.curvature import Measurement, MeasureSettings, Part, Problem
 from landscape.curvature.batches import batch_spectra, draw_batches
 from landscape.curvature.operators import free_memory
 from landscape.curvature.results import BatchSpectra
-from landscape.data import ImageSet
 from landscape.errors import LandscapeError
 from landscape.lock import writing
 from landscape.store import MetaValue, PartSummary, RunValue, SpectrumFile, check_output, epoch_prefix
@@ -88,7 +88,7 @@ class Quiet:
 
 
 def run_study(
-    subject: Subject | Sweep,
+    subject: Subject | DetectorSubject | Sweep,
     plan: StudyPlan,
     output: Path,
     *,
@@ -113,7 +113,7 @@ def run_study(
     of a single checkpoint becomes a sweep when it is one of several.
 
     Args:
-        subject: a checkpoint, or a sweep over several.
+        subject: a checkpoint, of a classifier or of an anomaly detector, or a sweep over several classifiers.
         plan: what to measure.
         output: results file; one that exists is completed.
         overwrite: start it again instead.
@@ -146,7 +146,7 @@ class _Running:
 
     part: Part
     measurement: Measurement
-    accuracy: float
+    accuracy: float | None
     probe_cost: float  # in the unit of the budget
     write_cost: float
     written: bool = True
@@ -167,7 +167,12 @@ class _Vectors:
 
 class _Study:
     def __init__(
-        self, subject: Subject | Sweep, plan: StudyPlan, output: Path, command: str, progress: StudyProgress
+        self,
+        subject: Subject | DetectorSubject | Sweep,
+        plan: StudyPlan,
+        output: Path,
+        command: str,
+        progress: StudyProgress,
     ) -> None:
         self.sweep = subject if isinstance(subject, Sweep) else None
         self.first = subject.first if isinstance(subject, Sweep) else subject
@@ -336,7 +341,13 @@ class _Study:
             refuse_small_budget(self.plan.budget, cost, self.plan, sizes)
 
     def _register(
-        self, file: SpectrumFile | None, subject: Subject, epoch: int | None, problem: Problem, *, overwrite: bool
+        self,
+        file: SpectrumFile | None,
+        subject: Subject | DetectorSubject,
+        epoch: int | None,
+        problem: Problem,
+        *,
+        overwrite: bool,
     ) -> SpectrumFile:
         """The file with this checkpoint in its meta."""
         probe = {f"check_{key}": float(value) for key, value in asdict(problem.check).items()}
@@ -414,6 +425,7 @@ class _Station:
         warm: Callable[[str], Tensor | None],
         allowance: float,
     ) -> None:
+        self.subject = study.first
         self.plan, self.settings, self.progress = study.plan, study.plan.settings, study.progress
         self.ledger, self.allowance = study.ledger, allowance
         self.file, self.problem, self.task, self.warm, self.run = file, problem, task, warm, study.run
@@ -436,14 +448,14 @@ class _Station:
 
     def _least(self, part: Part) -> _Running:
         restricted = self.problem.restrict(part)
-        right = restricted.outputs().argmax(1) == restricted.samples.targets
+        accuracy = self.subject.accuracy(restricted.outputs(), restricted.samples.targets)
         measurement = Measurement(
             restricted,
             self.settings,
             warm=self.warm(part.path.removeprefix(epoch_prefix(self.task.epoch))),
             on_product=functools.partial(self._hear, images=restricted.num_samples),
         )
-        running = _Running(part, measurement, float(right.double().mean()), 0.0, 0.0)
+        running = _Running(part, measurement, accuracy, 0.0, 0.0)
         measurement.search()
         start = self._spent
         self._probe(running, self.settings.num_probes)
@@ -545,7 +557,9 @@ def _is_layer(part: Part) -> bool:
     return part.parameters is not None
 
 
-def _run(subject: Subject, plan: StudyPlan, device: torch.device, command: str) -> dict[str, RunValue]:
+def _run(
+    subject: Subject | DetectorSubject, plan: StudyPlan, device: torch.device, command: str
+) -> dict[str, RunValue]:
     """What may differ between the runs that fill one file."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
@@ -559,29 +573,24 @@ def _run(subject: Subject, plan: StudyPlan, device: torch.device, command: str) 
         "device": str(device),
         "device_name": name,
         "num_threads": torch.get_num_threads(),
-        "source": subject.data_recipe.source,
+        "source": subject.source,
         "chunk_size": plan.chunk_size if plan.chunk_size is not None else 0,
         "budget": "" if plan.budget is None else str(plan.budget),
     }
 
 
-def _meta(subject: Subject, plan: StudyPlan, images: ImageSet) -> dict[str, MetaValue]:
+def _meta(subject: Subject | DetectorSubject, plan: StudyPlan, images: Any) -> dict[str, MetaValue]:
     """What all runs share, but for what belongs to a single checkpoint."""
-    recipe = subject.recipe
     return {
-        "model": subject.model_name,
-        "recipe": recipe.to_toml() if recipe is not None else "",
-        "imbalance": subject.data_recipe.imbalance,
-        "normalize": str(subject.normalization),
+        **subject.describe(),
         "dataset_fingerprint": images.fingerprint(),
         "split": plan.split,
         "loss": plan.loss,
-        "logit_scale": float(subject.logit_scale),
         "dtype": plan.dtype,
         "batch_norm": plan.batch_norm,
         "max_samples": plan.max_samples if plan.max_samples is not None else 0,
         **asdict(plan.settings),
         "class_names": list(subject.data.class_names),
         "class_counts": list(subject.data.counts),
-        "class_groups": [subject.groups.of(label) for label in range(subject.data.num_classes)],
+        "class_groups": [subject.groups.of(label) for label in range(len(subject.data.class_names))],
     }

@@ -7,14 +7,17 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from landscape.data import ClassGroups, Normalization
+from landscape.anomaly.checkpoint import is_detector
+from landscape.data import ClassGroups, ImageSet, Normalization
 from landscape.data.longtailed import LongTailedData, class_groups
 from landscape.errors import LandscapeError
 from landscape.losses import ClassificationLoss, build_loss, class_weights_at
+from landscape.store import MetaValue
 from landscape.training.checkpoint import (
     Checkpoint,
     file_sha256,
@@ -45,6 +48,12 @@ class Subject:
     training_counts: tuple[int, ...]  # (C,) training images a class, which the training loss depends on
     logit_scale: float  # s of a cosine head, 1 otherwise: the bare cosines have a meaninglessly small Hessian
 
+    default_loss: ClassVar[Literal["ce"]] = "ce"
+
+    @property
+    def source(self) -> str:
+        return self.data_recipe.source
+
     @property
     def normalization(self) -> Normalization:
         return self.data_recipe.normalization
@@ -74,6 +83,24 @@ class Subject:
         )
         return build_training_loss(self.recipe, self.training_counts).with_class_weights(weights)
 
+    def samples(self, split: ImageSet, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Normalised images ``(N, C, H, W)`` and labels ``(N,)``."""
+        return self.normalization(split.images.to(device), dtype=dtype), split.labels
+
+    def accuracy(self, outputs: Tensor, targets: Tensor) -> float:
+        """Share of the samples whose largest output is their class's."""
+        return float((outputs.argmax(1) == targets).double().mean())
+
+    def describe(self) -> dict[str, MetaValue]:
+        """What a results file says of it."""
+        return {
+            "model": self.model_name,
+            "recipe": self.recipe.to_toml() if self.recipe is not None else "",
+            "imbalance": self.data_recipe.imbalance,
+            "normalize": str(self.normalization),
+            "logit_scale": float(self.logit_scale),
+        }
+
 
 def open_subject(
     path: Path,
@@ -101,6 +128,11 @@ def open_subject(
     if logit_scale is not None and not 0 < logit_scale < math.inf:
         raise LandscapeError(f"logit scale {logit_scale:g}: it multiplies the logits, give a positive number")
     if model is None:
+        if is_detector(path):
+            raise LandscapeError(
+                f"{path} is an anomaly detector, not a classifier: `landscape info {path}` tells its AUCs, `landscape "
+                "spectrum` measures it"
+            )
         if logit_scale is not None:
             raise LandscapeError(
                 f"--logit-scale {logit_scale:g} is for a foreign checkpoint (--model …); {path} knows its own scale"
