@@ -118,7 +118,7 @@ def _for_users(error: Exception) -> str | None:
     """What to say instead of a traceback; ``None`` for a defect of ours, which deserves one."""
     # By name, because torch is not imported here: its error of a full GPU is a RuntimeError.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out of memory; lower --chunk-size (spectrum) or --batch-size (train)"
+        return "out of memory; lower --chunk-size (spectrum) or --batch-size (train, calibrate)"
     if isinstance(error, LandscapeError | OSError):
         return str(error) or type(error).__name__
     return None
