@@ -17,12 +17,14 @@ FOLDER = "tensorboard"
 
 
 def scalars(record: EpochRecord) -> dict[str, float]:
-    """What is drawn of one epoch: loss and rates of the training, accuracies in [0, 1] on the test split.
+    """What is drawn of one epoch: loss, rates and penalty of the training, accuracies in [0, 1] on the test split.
 
     An accuracy without samples (an empty group) is left out.
     """
     values = {"train/loss": record.train_loss, "train/lr": record.lr}
     values |= {f"train/{name}": radius for name, radius in record.radii.items()}
+    penalties = {"penalty": record.penalty, "trace": record.trace}
+    values |= {f"train/{name}": value for name, value in penalties.items() if value is not None}
     accuracies = {"all": record.accuracy, **record.groups}
     return values | {f"accuracy/{name}": share for name, share in accuracies.items() if not math.isnan(share)}
 

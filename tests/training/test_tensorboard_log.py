@@ -50,6 +50,7 @@ def expected(folder: Path) -> dict[tuple[str, int], float]:
     for line in read_history(folder):
         scalars = {"train/loss": line["train_loss"], "train/lr": line["lr"], "accuracy/all": line["accuracy"]}
         scalars |= {f"train/{name}": radius for name, radius in line["radii"].items()}
+        scalars |= {f"train/{name}": line[name] for name in ("penalty", "trace") if line[name] is not None}
         scalars |= {f"accuracy/{name}": share for name, share in line["groups"].items() if share is not None}
         values |= {(tag, line["epoch"]): value for tag, value in scalars.items()}
     return values
@@ -70,6 +71,15 @@ def test_every_scalar_of_every_epoch(tmp_path: Path, stub: None) -> None:
         "train/loss", "train/lr", "train/head_rho",
         "accuracy/all", "accuracy/head", "accuracy/mid", "accuracy/tail",
     }  # fmt: skip
+
+
+def test_a_penalty_is_drawn(tmp_path: Path, stub: None) -> None:
+    htr = {"name": "htr", "weight": 1e-4}
+    short = {"epochs": 1, "batch_size": 256}
+    train(tiny_recipe(regularizer=htr, schedule=short, run={"log": "tensorboard"}), tmp_path / "run")
+    values = written(tmp_path / "run")
+    assert values == expected(tmp_path / "run")
+    assert {("train/penalty", 1), ("train/trace", 1)} <= set(values)
 
 
 def test_an_interrupted_run_has_neither_gaps_nor_doubles(tmp_path: Path, stub: None) -> None:
