@@ -118,8 +118,11 @@ def draw(
         LandscapeError: nothing to draw, an epoch that is not there, or more files than the kind can show.
     """
     if kind in CALIBRATION_KINDS:
-        if len(files) > 1 or parts or epoch is not None:
-            raise LandscapeError(f"--kind {kind} draws one file of `landscape calibrate`, without --parts and --epoch")
+        if len(files) > 1 or parts is not None or epoch is not None or names is not None:
+            raise LandscapeError(
+                f"--kind {kind} draws one file of `landscape calibrate` as a whole; give that alone, without --parts, "
+                "--epoch and --names"
+            )
         return draw_calibration(files[0], kind, column=column)
     if kind in _LAYERS:
         if len(files) > 1:
