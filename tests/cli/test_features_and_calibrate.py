@@ -165,7 +165,11 @@ def test_ctrl_c_keeps_the_seeds_that_are_finished(
 
     monkeypatch.setattr(SecondStage, "run", run)
     stopped = call("calibrate", features, "--epochs", 1, "-o", tmp_path / "out.h5")
-    assert "2 of 3 seeds" in stopped.out
+    assert stopped.code == 1
+    assert "2 of 3 seeds finished and kept in" in stopped.err
+    assert "tailcalibx, 2 seeds" in stopped.out
+    told = call("calibrate", features, "--epochs", 1, "--json", "-o", tmp_path / "json.h5")
+    assert (told.code, json.loads(told.out)["seeds"]) == (1, [0, 1])
     assert CalibrationFile.open(tmp_path / "out.h5").accuracy["seeds"].tolist() == [0, 1]
     monkeypatch.setattr(SecondStage, "run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert call("calibrate", features, "--epochs", 1, "-o", tmp_path / "none.h5").code == 1
@@ -174,7 +178,9 @@ def test_ctrl_c_keeps_the_seeds_that_are_finished(
 
 def test_a_split_alone_is_not_enough_to_calibrate(run: Path, call: Call, tmp_path: Path) -> None:
     path = tmp_path / "test.h5"
-    assert call("features", run, "--split", "test", "-o", path).code == 0
+    written = call("features", run, "--split", "test", "-o", path)
+    assert written.code == 0
+    assert f"next: landscape info {path}" in written.out
     refused = call("calibrate", path, "-o", tmp_path / "out.h5")
     assert refused.code == 1
     assert "no train split" in refused.err
@@ -190,6 +196,23 @@ CASES: dict[str, tuple[list[str], int, list[str]]] = {
         ["calibrate", "features.h5", "--method", "ncm", "--lr", "1", "-o", "new.h5"],
         1,
         ["'ncm' has no --lr"],
+    ),
+    "a table for a method without": (
+        ["calibrate", "features.h5", "--method", "ncm", "--imbalance-table", "50", "-o", "new.h5"],
+        1,
+        ["'ncm' has no --imbalance-table"],
+    ),
+    "a seed of many digits": (["calibrate", "features.h5", "--seeds", "0,9" + 19 * "9", "-o", "new.h5"], 2, ["64 bits"]),
+    "augmentation where there is none": (["features", "RUN", "--augment", "-o", "new.h5"], 1, ["digits", "--augment"]),
+    "augmentation of the test split": (
+        ["features", "RUN", "--augment", "--split", "test", "-o", "new.h5"],
+        2,
+        ["--split test"],
+    ),
+    "names of one file's points": (
+        ["plot", "second.h5", "--kind", "nearest-class", "--names", "A", "-o", "x.png"],
+        1,
+        ["--names"],
     ),
     "seeds that are none": (["calibrate", "features.h5", "--seeds", "a", "-o", "new.h5"], 2, ["0,1,2"]),
     "a foreign file as output": (
