@@ -202,7 +202,11 @@ CASES: dict[str, tuple[list[str], int, list[str]]] = {
         1,
         ["'ncm' has no --imbalance-table"],
     ),
-    "a seed of many digits": (["calibrate", "features.h5", "--seeds", "0,9" + 19 * "9", "-o", "new.h5"], 2, ["64 bits"]),
+    "a seed of many digits": (
+        ["calibrate", "features.h5", "--seeds", "0,9" + 19 * "9", "-o", "new.h5"],
+        2,
+        ["64 bits"],
+    ),
     "augmentation where there is none": (["features", "RUN", "--augment", "-o", "new.h5"], 1, ["digits", "--augment"]),
     "augmentation of the test split": (
         ["features", "RUN", "--augment", "--split", "test", "-o", "new.h5"],

@@ -95,9 +95,7 @@ def test_an_epoch_has_every_class_equally_often_and_all_real_features(method: st
 def test_the_points_that_are_kept_are_those_of_the_last_epoch(tmp_path: Path) -> None:
     stage = stage_of(write_features(tmp_path / "f.h5"), "tailcalibx", **QUICK)
     epochs = _GeneratedEpochs(stage, torch.Generator().manual_seed(0))
-    first, last = (
-        torch.cat([batch for batch, _ in epochs.epoch(n, torch.Generator().manual_seed(n))]) for n in (0, 1)
-    )
+    first, last = (torch.cat([batch for batch, _ in epochs.epoch(n, torch.Generator().manual_seed(n))]) for n in (0, 1))
     assert epochs.kept is not None
     assert _rows_in(epochs.kept.features, last).all()
     assert not _rows_in(epochs.kept.features, first).any()
