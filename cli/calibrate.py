@@ -174,7 +174,8 @@ def _announce(stage: SecondStage, seeds: Sequence[int], *, chosen: bool) -> None
         steps = len(seeds) * settings.epochs * stage.steps_per_epoch
         console.print(
             f"{several(len(seeds), 'seed')} × {several(settings.epochs, 'epoch')} of {stage.points_per_epoch:,} "
-            f"features: {several(steps, 'step')} of {settings.batch_size}"
+            f"features: {several(steps, 'step')} of {settings.batch_size}",
+            soft_wrap=True,
         )
     if settings.method == "tau-norm" and settings.tau is None:
         console.print(
@@ -186,7 +187,8 @@ def _announce(stage: SecondStage, seeds: Sequence[int], *, chosen: bool) -> None
         single = int((stage.distributions.counts == 1).sum())
         if single:
             console.print(
-                f"{several(single, 'class', 'classes')} of one image: their neighbours' covariances stand for theirs"
+                f"{several(single, 'class', 'classes')} of one image, without a covariance: the covariances of "
+                "neighbours stand in"
             )
 
 
@@ -254,9 +256,10 @@ def _spreads(results: Sequence[Evaluation], groups: ClassGroups) -> dict[str, Sp
 
 def _table(before: Evaluation, outcomes: Sequence[SeedOutcome], groups: ClassGroups, method: str) -> Table:
     table = Table(title=f"groups by {groups.convention}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
+    # On a narrow terminal lines are broken: a number cut short would be another number.
+    table.add_column("", overflow="fold")
     for name in ("all", *(f"{name} ({len(classes)})" for name, classes in groups.items())):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", overflow="fold")
     rows = {
         "before: the checkpoint": [before],
         f"{method}, {several(len(outcomes), 'seed')}": [each.result for each in outcomes],

@@ -19,6 +19,7 @@ from landscape.errors import LandscapeError, did_you_mean
 from landscape.models import head_kind, make_head
 
 _BATCH_SIZE = 256  # images a forward pass
+_HEAD_TENSORS = ("weight", "bias", "raw_scale")  # of all kinds of heads
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class FeatureLayer:
 
     def head(self, logit_scale: float) -> dict[str, Any]:
         """What a features file says of the head: its kind, the factor of its logits, and its tensors."""
-        state = self.module.state_dict() if self.kind != "none" else {}
-        tensors = {name: tensor.detach().float().cpu().numpy() for name, tensor in state.items()}
+        # As attributes, not from the state, which of a weight under `weight_norm` holds the length and the direction.
+        found = [(name, getattr(self.module, name, None)) for name in _HEAD_TENSORS if self.kind != "none"]
+        tensors = {name: value.detach().float().cpu().numpy() for name, value in found if isinstance(value, Tensor)}
         return {"kind": self.kind, "logit_scale": logit_scale, **tensors}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -10,13 +11,18 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from landscape_cli.calibrate import _table
+from rich.console import Console
 from support.command import Call, make_call
 from support.runs import files_below, tiny_recipe
 
+from landscape.data.longtailed import class_groups
 from landscape.plotting.features import nearest_class_matrix
 from landscape.store.calibration_file import CalibrationFile
 from landscape.store.features_file import FeaturesFile
 from landscape.training import load_checkpoint, train
+from landscape.training.evaluation import Evaluation
+from landscape.twostage import SeedOutcome
 
 
 @pytest.fixture
@@ -174,6 +180,20 @@ def test_ctrl_c_keeps_the_seeds_that_are_finished(
     monkeypatch.setattr(SecondStage, "run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert call("calibrate", features, "--epochs", 1, "-o", tmp_path / "none.h5").code == 1
     assert not (tmp_path / "none.h5").exists()
+
+
+@pytest.mark.parametrize("width", [40, 60, 100])
+def test_a_narrow_terminal_cuts_no_number_short(width: int) -> None:
+    outcomes = [
+        SeedOutcome(seed, Evaluation((60 + 13 * seed, 20, 7), (100, 100, 100)), {}, None, None) for seed in (0, 1, 2)
+    ]
+    groups = class_groups((500, 50, 5))[0]
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    console.print(_table(Evaluation((90, 30, 1), (100, 100, 100)), outcomes, groups, "tailcalibx"))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in printed
+    for number in ("40.3%", "90.0%", "30.0%", "1.0%", "33.3", "4.3%", "73.0", "13.0%", "20.0", "0.0%", "7.0"):
+        assert re.search(rf"(?<![\d.]){re.escape(number)}", printed), (number, printed)
 
 
 def test_a_split_alone_is_not_enough_to_calibrate(run: Path, call: Call, tmp_path: Path) -> None:

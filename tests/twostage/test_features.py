@@ -154,6 +154,16 @@ def test_a_foreign_model_may_flatten_by_view(tmp_path: Path, monkeypatch: pytest
     assert torch.equal(labels, subject.data.train_labels)
 
 
+def test_a_weight_that_is_computed_is_stored_as_it_is_used() -> None:
+    model = Foreign(scaled=False).eval()
+    torch.nn.utils.parametrizations.weight_norm(model.out)
+    images = torch.randn(3, 1, 8, 8)
+    found = find_feature_layer(model, images)
+    stored = head_of(found.head(1.0))
+    features = torch.randn(4, 6)
+    torch.testing.assert_close(stored(features), model.out(features))
+
+
 def test_a_diverged_network_is_named_as_such() -> None:
     model = Foreign(scaled=False).eval()
     with torch.no_grad():
