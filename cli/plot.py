@@ -80,10 +80,13 @@ def command(
 ) -> None:
     for output in outputs:
         check_drawing_paths(output)
-    drawing = draw(files, kind, parts=parts, epoch=epoch, names=names.split(",") if names else None, column=column)
     console, problems = Console(highlight=False), Console(stderr=True, highlight=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        with console.status("drawing"):
+            drawing = draw(
+                files, kind, parts=parts, epoch=epoch, names=names.split(",") if names else None, column=column
+            )
         for output in outputs:
             figure, arrays = save_drawing(drawing, output)
             console.print(f"{figure} (arrays: {arrays})", markup=False, soft_wrap=True)

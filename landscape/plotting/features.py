@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
+from landscape.errors import LandscapeError
 from landscape.plotting.style import PALETTE, Column, Drawing, literal, new_figure, shorten, style, text_width
 from landscape.store.calibration_file import CalibrationFile
 
@@ -53,7 +55,11 @@ def tsne_map(file: CalibrationFile, *, column: Column = "double") -> Drawing:
     arrays = file.embedding(_SEED)
     if arrays is None:
         arrays = _embed(file, classes)
-        file.store_embedding(arrays, _SEED)
+        try:
+            file.store_embedding(arrays, _SEED)
+        except LandscapeError as error:
+            # Somebody else's results, say: the figure is made all the same.
+            warnings.warn(f"the embedding is not kept, the next figure computes it again: {error}", stacklevel=2)
     names = [file.meta["class_names"][label] for label in classes]
     with style(column):
         figure = _draw_map(arrays, classes, names, counts)

@@ -87,6 +87,18 @@ def test_no_text_lies_over_another(num_classes: int, column: Column, tmp_path: P
         save_drawing(drawing, tmp_path / f"{name}.png")
 
 
+def test_a_map_is_drawn_where_it_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = made_up(tmp_path / "c.h5", 3)
+
+    def refuse(*_: object) -> None:
+        raise LandscapeError("cannot write 'c.h5': Permission denied")
+
+    monkeypatch.setattr(CalibrationFile, "store_embedding", refuse)
+    with pytest.warns(UserWarning, match="not kept.*Permission denied"):
+        drawing = tsne_map(file)
+    assert np.isfinite(drawing.arrays["points"]).all()
+
+
 def test_nothing_generated_is_said(tmp_path: Path) -> None:
     file = made_up(tmp_path / "c.h5", 4, generated=False)
     for draw in (tsne_map, nearest_class_matrix):

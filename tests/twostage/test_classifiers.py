@@ -141,6 +141,24 @@ def test_test_features_go_through_the_same_transform(tmp_path: Path) -> None:
     torch.testing.assert_close(stage.inputs, on_sphere(torch.from_numpy(file.read("train").features), 0.5))
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("power", [0.0, 3.0])
+def test_neighbours_and_means_of_real_features_by_hand(power: float, legacy: bool, tmp_path: Path) -> None:
+    """‖μ_k − x̃‖ with x̃ behind the ladder and not at length 1; μ of the same features, or of those before it."""
+    file = write_features(tmp_path / "f.h5")
+    stage = stage_of(file, "tailcalibx", power=power, neighbors=2, legacy=legacy)
+    train = file.read("train")
+    unit = train.features.astype(float) / np.linalg.norm(train.features, axis=1, keepdims=True)
+    moved = np.log(unit + 1e-6) if power == 0 else unit**power
+    base = unit if legacy else moved
+    means = np.stack([base[train.labels == label].mean(0) for label in range(3)])
+    nearest = np.linalg.norm(moved[:, None] - means, axis=2).argsort(1)[:, :2]
+    np.testing.assert_array_equal(np.sort(stage.calibration.neighbors.numpy()), np.sort(nearest))
+    expected = (means[nearest].sum(1) + moved) / 3
+    found = stage.calibration.means(stage.seeds, torch.arange(len(moved)))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_modals_moves_a_feature_by_a_share_of_its_classs_deviation(tmp_path: Path) -> None:
     stage = stage_of(write_features(tmp_path / "f.h5"), "modals", noise=0.5)
     for label in range(3):
