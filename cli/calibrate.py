@@ -8,7 +8,6 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,7 @@ click.rich_click.OPTION_GROUPS["* calibrate"] = [
 ]  # fmt: skip
 
 
+_SYMBOLS = {"power": "λ", "alpha": "α", "neighbors": "K", "tau": "τ"}
 _METHODS = "\n\n".join(f"- **{name}**: {text}" for name, text in METHODS.items())
 _HELP = f"""Make a new classifier from the features of a checkpoint; say what it does for head, mid and tail.
 
@@ -118,11 +118,8 @@ def command(
     )
     stage = SecondStage(file, settings, resolve_device(device))
     seeds = seeds if stage.is_seeded else seeds[:1]
-    said = ", ".join(
-        f"{name} = {value}" for name, value in settings.own().items() if value is not None and value is not False
-    )
     if not as_json:
-        _announce(stage, seeds, said, table)
+        _announce(stage, seeds, chosen=table != "auto")
     outcomes: list[SeedOutcome] = []
     started = time.monotonic()
     epochs = settings.epochs if method in TRAINED else 0
@@ -133,40 +130,52 @@ def command(
     except KeyboardInterrupt:
         if not outcomes:
             raise
-        console.print(f"stopped; {len(outcomes)} of {len(seeds)} seeds are finished and kept", style="yellow")
     kept = _keep(file, stage, outcomes, output)
-    groupings = class_groups(file.class_counts)
     if as_json:
-        click.echo(json_text(_report(kept, stage, outcomes, groupings), indent=2))
-        return
-    for groups in groupings:
-        console.print(_table(stage.before, outcomes, groups, method))
+        click.echo(json_text(_report(kept, stage, outcomes), indent=2))
+    else:
+        _show(kept, stage, outcomes, seconds=time.monotonic() - started)
+    if len(outcomes) < len(seeds):
+        raise click.Abort(f"{len(outcomes)} of {several(len(seeds), 'seed')} finished and kept in {output}")
+
+
+def _show(kept: CalibrationFile, stage: SecondStage, outcomes: Sequence[SeedOutcome], *, seconds: float) -> None:
+    for groups in class_groups(stage.class_counts):
+        console.print(_table(stage.before, outcomes, groups, stage.settings.method))
     if any(outcome.tau is not None for outcome in outcomes):
         console.print("τ = " + ", ".join(f"{outcome.tau:g}" for outcome in outcomes))
-    if len(seeds) == 1 and not stage.is_seeded:
+    if not stage.is_seeded:
         console.print("nothing is drawn: every seed gives the same", style="dim")
     if "generated" in kept.points:
         _print_nearest(kept)
-    words = ["plot", str(output), "--kind", "tsne", "-o", str(output.with_suffix(".pdf"))]
-    following = shlex.join(["landscape", *(words if "generated" in kept.points else ["info", str(output)])])
+    words = ["info", str(kept.path)]
+    if "generated" in kept.points and len(kept.points["generated"]["labels"]):
+        words = ["plot", str(kept.path), "--kind", "tsne", "-o", str(kept.path.with_suffix(".pdf"))]
+    following = shlex.join(["landscape", *words])
     console.print(
-        f"{time.monotonic() - started:.0f} s; kept in {escape(str(output))}; next: [bold]{escape(following)}[/]",
-        soft_wrap=True,
+        f"{seconds:.0f} s; kept in {escape(str(kept.path))}; next: [bold]{escape(following)}[/]", soft_wrap=True
     )
 
 
-def _announce(stage: SecondStage, seeds: Sequence[int], said: str, table: str) -> None:
+def _announce(stage: SecondStage, seeds: Sequence[int], *, chosen: bool) -> None:
     settings = stage.settings
-    if "neighbors" in settings.own() and table == "auto":
+    own = settings.own()
+    if "table" in own and not chosen:
         console.print(
             f"published constants for {settings.table} are the nearest; --imbalance-table takes others", markup=False
         )
-    console.print(f"{settings.method}: {said or 'no settings'}", markup=False, soft_wrap=True)
+    said = ", ".join(
+        name if value is True else f"{_SYMBOLS.get(name, name.replace('_', ' '))} = {value}"
+        for name, value in own.items()
+        if value is not None and value is not False
+    )
+    console.print(f"{settings.method}: {said}", markup=False, soft_wrap=True)
     if settings.method in TRAINED:
-        steps = settings.epochs * math.ceil(stage.points_per_epoch / settings.batch_size)
+        steps = len(seeds) * settings.epochs * stage.steps_per_epoch
         console.print(
-            f"{len(seeds)} × {settings.epochs} epochs of {stage.points_per_epoch:,} features: {len(seeds) * steps:,} "
-            f"steps of {settings.batch_size}"
+            f"{several(len(seeds), 'seed')} × {several(settings.epochs, 'epoch')} of {stage.points_per_epoch:,} "
+            f"features: {several(steps, 'step')} of {settings.batch_size}",
+            soft_wrap=True,
         )
     if settings.method == "tau-norm" and settings.tau is None:
         console.print(
@@ -177,7 +186,10 @@ def _announce(stage: SecondStage, seeds: Sequence[int], said: str, table: str) -
     if "neighbors" in settings.own():
         single = int((stage.distributions.counts == 1).sum())
         if single:
-            console.print(f"{single} classes of one image have no covariance: they borrow that of their neighbours")
+            console.print(
+                f"{several(single, 'class', 'classes')} of one image, without a covariance: the covariances of "
+                "neighbours stand in"
+            )
 
 
 def _keep(file: FeaturesFile, stage: SecondStage, outcomes: Sequence[SeedOutcome], output: Path) -> CalibrationFile:
@@ -205,14 +217,12 @@ def _keep(file: FeaturesFile, stage: SecondStage, outcomes: Sequence[SeedOutcome
             "nearest_sample": near.sample,
             "nearest_mean": near.mean,
         }
-    settings = {name: value for name, value in asdict(stage.settings).items() if name in stage.settings.own()}
     meta = {
         "features": str(file.path),
         "features_sha256": file_sha256(file.path),
         **{key: file.meta[key] for key in ("checkpoint", "checkpoint_sha256", "model", "layer", "source", "imbalance")},
         "method": stage.settings.method,
-        **({"table": stage.settings.table} if "neighbors" in settings else {}),
-        **{name: value for name, value in settings.items() if value is not None},
+        **{name: value for name, value in stage.settings.own().items() if value is not None},
         "class_names": list(file.class_names),
         "class_counts": list(file.class_counts),
         "command": shlex.join(["landscape", *sys.argv[1:]]),
@@ -246,9 +256,10 @@ def _spreads(results: Sequence[Evaluation], groups: ClassGroups) -> dict[str, Sp
 
 def _table(before: Evaluation, outcomes: Sequence[SeedOutcome], groups: ClassGroups, method: str) -> Table:
     table = Table(title=f"groups by {groups.convention}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
+    # On a narrow terminal lines are broken: a number cut short would be another number.
+    table.add_column("", overflow="fold")
     for name in ("all", *(f"{name} ({len(classes)})" for name, classes in groups.items())):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", overflow="fold")
     rows = {
         "before: the checkpoint": [before],
         f"{method}, {several(len(outcomes), 'seed')}": [each.result for each in outcomes],
@@ -282,16 +293,14 @@ def _print_nearest(kept: CalibrationFile) -> None:
     )
 
 
-def _report(
-    kept: CalibrationFile, stage: SecondStage, outcomes: Sequence[SeedOutcome], groupings: Sequence[ClassGroups]
-) -> dict[str, Any]:
+def _report(kept: CalibrationFile, stage: SecondStage, outcomes: Sequence[SeedOutcome]) -> dict[str, Any]:
     def rows(results: Sequence[Evaluation]) -> dict[str, Any]:
         return {
             groups.convention: {
                 name: {"mean": spread.mean, "sd": spread.standard_deviation, "values": spread.values}
                 for name, spread in _spreads(results, groups).items()
             }
-            for groups in groupings
+            for groups in class_groups(stage.class_counts)
         }
 
     return {

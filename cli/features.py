@@ -15,7 +15,7 @@ import torch
 from rich.markup import escape
 
 import landscape
-from landscape.data import Normalization
+from landscape.errors import LandscapeError
 from landscape.store import check_replaceable
 from landscape.store.features_file import (
     FEATURES_SCHEMA,
@@ -70,8 +70,13 @@ def command(
     (`landscape calibrate`) need neither images nor network. Features are kept as the layer receives them, in float32,
     without normalisation. Images go through in eval mode, unaugmented unless `--augment` is given, a batch at a time.
     """
+    if augment and split == "test":
+        raise click.UsageError("--augment is of training images, and --split test leaves them out")
     check_replaceable(output, FEATURES_SCHEMA, overwrite=overwrite)
     subject = subject_of(checkpoint, factory, allow_pickle, fields, logit_scale=logit_scale)
+    augmentation = subject.data_recipe.augmentation if augment else "none"
+    if augment and augmentation == "none":
+        raise LandscapeError(f"images of {subject.source} are not augmented in training: leave --augment out")
     where = resolve_device(device)
     model = subject.model.to(where).eval()
     found = find_feature_layer(model, subject.normalization(subject.data.first_images(2).to(where)), layer)
@@ -85,8 +90,7 @@ def command(
         markup=False,
         soft_wrap=True,
     )
-    meta = _meta(subject, found, augment, seed, where)
-    augmentation = subject.data_recipe.augmentation if augment else "none"
+    meta = _meta(subject, found, augmentation, seed, where)
     started = time.monotonic()
     with (
         FeaturesFile.writing(output, meta, found.head(subject.logit_scale)) as file,
@@ -102,19 +106,21 @@ def command(
                 subject.normalization,
                 augmentation=augmentation if name == "train" else "none",
                 seed=seed,
+                channels_last=subject.recipe is not None,
             ):
                 writer.add(features, labels, predicted)
                 bar.advance(len(features))
             writer.check_full()
-    following = shlex.join(["landscape", "calibrate", str(output), "--method", "tailcalibx", "-o", "calibrated.h5"])
+    # A second stage needs both splits.
+    stage = ["calibrate", str(output), "--method", "tailcalibx", "-o", "calibrated.h5"]
+    following = shlex.join(["landscape", *(stage if split == "both" else ["info", str(output)])])
     console.print(
         f"{time.monotonic() - started:.0f} s; kept in {escape(str(output))}; next: [bold]{escape(following)}[/]",
         soft_wrap=True,
     )
 
 
-def _meta(subject: Subject, layer: FeatureLayer, augment: bool, seed: int, device: str) -> dict[str, Any]:
-    normalization: Normalization = subject.normalization
+def _meta(subject: Subject, layer: FeatureLayer, augmentation: str, seed: int, device: str) -> dict[str, Any]:
     return {
         "checkpoint": str(subject.path),
         "checkpoint_sha256": subject.sha256,
@@ -124,8 +130,8 @@ def _meta(subject: Subject, layer: FeatureLayer, augment: bool, seed: int, devic
         "layer": layer.name,
         "source": subject.data_recipe.source,
         "imbalance": subject.data_recipe.imbalance,
-        "normalize": str(normalization),
-        "augment": subject.data_recipe.augmentation if augment else "none",
+        "normalize": str(subject.normalization),
+        "augment": augmentation,
         "seed": seed,
         "class_names": list(subject.data.class_names),
         "class_counts": list(subject.training_counts),

@@ -80,10 +80,13 @@ def command(
 ) -> None:
     for output in outputs:
         check_drawing_paths(output)
-    drawing = draw(files, kind, parts=parts, epoch=epoch, names=names.split(",") if names else None, column=column)
     console, problems = Console(highlight=False), Console(stderr=True, highlight=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        with console.status("drawing"):
+            drawing = draw(
+                files, kind, parts=parts, epoch=epoch, names=names.split(",") if names else None, column=column
+            )
         for output in outputs:
             figure, arrays = save_drawing(drawing, output)
             console.print(f"{figure} (arrays: {arrays})", markup=False, soft_wrap=True)
@@ -118,8 +121,11 @@ def draw(
         LandscapeError: nothing to draw, an epoch that is not there, or more files than the kind can show.
     """
     if kind in CALIBRATION_KINDS:
-        if len(files) > 1 or parts or epoch is not None:
-            raise LandscapeError(f"--kind {kind} draws one file of `landscape calibrate`, without --parts and --epoch")
+        if len(files) > 1 or parts is not None or epoch is not None or names is not None:
+            raise LandscapeError(
+                f"--kind {kind} draws one file of `landscape calibrate` as a whole; give that alone, without --parts, "
+                "--epoch and --names"
+            )
         return draw_calibration(files[0], kind, column=column)
     if kind in _LAYERS:
         if len(files) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
+from landscape.errors import LandscapeError
 from landscape.plotting.style import PALETTE, Column, Drawing, literal, new_figure, shorten, style, text_width
 from landscape.store.calibration_file import CalibrationFile
 
@@ -28,6 +30,7 @@ _SEED = 0
 _ANNOTATED = 12  # classes up to which a cell of the matrix has its number
 _BACKGROUND = "0.86"
 _NAME_WIDTH = 0.9  # inches
+_SIDE_BY_SIDE = 5.0  # inches of a figure from which two panels stand beside each other, not one above the other
 
 
 def tsne_map(file: CalibrationFile, *, column: Column = "double") -> Drawing:
@@ -52,7 +55,11 @@ def tsne_map(file: CalibrationFile, *, column: Column = "double") -> Drawing:
     arrays = file.embedding(_SEED)
     if arrays is None:
         arrays = _embed(file, classes)
-        file.store_embedding(arrays, _SEED)
+        try:
+            file.store_embedding(arrays, _SEED)
+        except LandscapeError as error:
+            # Somebody else's results, say: the figure is made all the same.
+            warnings.warn(f"the embedding is not kept, the next figure computes it again: {error}", stacklevel=2)
     names = [file.meta["class_names"][label] for label in classes]
     with style(column):
         figure = _draw_map(arrays, classes, names, counts)
@@ -94,9 +101,10 @@ def _draw_map(
     margin = 0.04 * (high - low).max()
     # As high as equal units on both axes make it, so that no band of the page stays empty.
     across, upwards = high - low + 2 * margin
-    rows = math.ceil(len(classes) / 5)
-    figure = new_figure(0.5 * (width - 0.35) * upwards / across + 0.75 + 0.15 * rows)
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    beside, legend_columns = (2, 5) if width >= _SIDE_BY_SIDE else (1, 2)
+    rows, below = math.ceil(len(classes) / legend_columns), 2 // beside
+    figure = new_figure(below * ((width - 0.35) * upwards / across / beside + 0.2) + 0.55 + 0.15 * rows)
+    panels = figure.subplots(below, beside, sharex=True, sharey=True)
     panels[1].scatter(*points[real].T, s=5, color=_BACKGROUND, linewidth=0)
     for number, label in enumerate(classes):
         color = PALETTE[number % len(PALETTE)]
@@ -107,11 +115,14 @@ def _draw_map(
     panels[0].set_title("training features")
     panels[1].set_title("generated features (training features in grey)")
     for axes in panels:
-        axes.set(aspect="equal", xticks=[], yticks=[], xlabel="t-SNE 1")
+        axes.set(aspect="equal", xticks=[], yticks=[])
         axes.set(xlim=(low[0] - margin, high[0] + margin), ylim=(low[1] - margin, high[1] + margin))
-    panels[0].set_ylabel("t-SNE 2")
+    for axes in panels[-beside:]:
+        axes.set_xlabel("t-SNE 1")
+    for axes in panels[::beside]:
+        axes.set_ylabel("t-SNE 2")
     size = matplotlib.rcParams["legend.fontsize"]
-    each = (width - 0.3) / 5 - 0.3
+    each = (width - 0.3) / legend_columns - 0.3
     handles = [
         Line2D([], [], linestyle="none", marker="o", markersize=3.5, color=PALETTE[number % len(PALETTE)])
         for number in range(len(classes))
@@ -124,7 +135,7 @@ def _draw_map(
         handles,
         texts,
         loc="outside lower center",
-        ncols=5,
+        ncols=legend_columns,
         columnspacing=1.0,
         handletextpad=0.2,
         title="class (training images)",
@@ -172,28 +183,38 @@ def _draw_matrices(matrices: Mapping[str, Array], names: list[str], counts: NDAr
     size = matplotlib.rcParams["xtick.labelsize"]
     labels = [shorten(name, size, _NAME_WIDTH) for name in names]
     longest = max(text_width(label, size) for label in labels)
-    side = (width - longest - 1.6) / 2
-    figure = new_figure(side + longest + 0.45)
-    panels = figure.subplots(1, 3, sharey=True, width_ratios=[1, 1, 0.35])
+    beside = 2 if width >= _SIDE_BY_SIDE else 1
+    below = 2 // beside
+    side = (width - longest - 0.6 - 0.5 * beside) / beside
+    figure = new_figure(below * (side + 0.25) + longest + 0.2)
+    grid = figure.subplots(
+        below, beside + 1, sharey=True, sharex="col", squeeze=False, width_ratios=[1] * beside + [0.35]
+    )
+    panels, bars = grid[:, :beside].flatten(), grid[:, beside]
     titles = {"generated": "generated features", "real": "training features, themselves left out"}
     colours: Colormap = matplotlib.colormaps["Blues"].with_extremes(bad="0.93")
-    for axes, (kind, matrix) in zip(panels, matrices.items(), strict=False):
+    for axes, (kind, matrix) in zip(panels, matrices.items(), strict=True):
         image = axes.imshow(matrix, cmap=colours, vmin=0, vmax=1, aspect="auto")
         axes.set_title(titles[kind])
-        axes.set_xlabel("class of the nearest training feature")
         _name_classes(axes, labels, side, size)
         if len(names) <= _ANNOTATED:
             _write_numbers(axes, matrix, size)
-    panels[0].set_ylabel("class of the point" + " (rows in %)" * (len(names) <= _ANNOTATED))
+        axes.tick_params(length=0)
+    for axes in panels[-beside:]:
+        axes.set_xlabel("class of the nearest training feature")
+    points = "class of the point" + " (rows in %)" * (len(names) <= _ANNOTATED)
+    # One label for both where it may be longer than a panel is high.
+    figure.supylabel(points) if below == 2 else panels[0].set_ylabel(points)
     if len(names) > _ANNOTATED:
-        figure.colorbar(image, ax=list(panels[:2]), label="share of the row", fraction=0.03, pad=0.02)
-    bars = panels[2]
-    bars.barh(np.arange(len(names)), counts, 0.8, color="0.55", linewidth=0)
-    bars.set(xscale="log", xlabel="training\nimages", xlim=(max(0.7, counts.min() / 3), counts.max() * 1.3))
-    bars.xaxis.set_minor_locator(NullLocator())
-    bars.spines[["top", "right"]].set_visible(False)
-    for axes in panels:
-        axes.tick_params(axis="both" if axes is not bars else "y", length=0)
+        place: dict[str, Any] = {"location": "right"} if beside == 2 else {"location": "bottom", "aspect": 30}
+        figure.colorbar(image, ax=list(panels), label="share of the row", fraction=0.03, pad=0.02, **place)
+    for axes in bars:
+        axes.barh(np.arange(len(names)), counts, 0.8, color="0.55", linewidth=0)
+        axes.set(xscale="log", xlim=(max(0.7, counts.min() / 3), counts.max() * 1.3))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    bars[-1].set_xlabel("training\nimages")
     return figure
 
 

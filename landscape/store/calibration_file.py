@@ -60,7 +60,7 @@ class CalibrationFile:
         """Read everything but the classifiers.
 
         Raises:
-            LandscapeError: as :func:`landscape.store.features_file.open_results`.
+            LandscapeError: as :func:`landscape.store.hdf5.open_results`.
         """
         with _open(Path(path)) as file:
             points = {name: _arrays(file[name]) for name in ("real", "generated") if name in file}

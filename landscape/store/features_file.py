@@ -43,7 +43,17 @@ class FeatureWriter:
         self.group, self.count, self.filled = group, count, 0
 
     def add(self, features: NDArray[np.float32], labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> None:
-        """Append (n, d) features with (n,) labels and predictions."""
+        """Append (n, d) features with (n,) labels and predictions.
+
+        Raises:
+            LandscapeError: a feature that is not finite.
+        """
+        odd = np.flatnonzero(~np.isfinite(features).all(1))
+        if len(odd):
+            raise LandscapeError(
+                f"image {self.filled + odd[0]} of {self.group.name[1:]} has features that are not finite: its network "
+                "has diverged; take an earlier checkpoint"
+            )
         columns: dict[str, NDArray[Any]] = {"features": features, "labels": labels, "predicted": predicted}
         for name, values in columns.items():
             if name not in self.group:
@@ -71,7 +81,9 @@ class FeaturesFile:
     def writing(
         cls, path: str | os.PathLike[str], meta: Mapping[str, MetaValue], head: Mapping[str, Any]
     ) -> Iterator[h5py.File]:
-        """A file to add splits to with :meth:`add_split`; it appears under its name when the body succeeds.
+        """A file that takes a group for each split; it appears under its name when the body succeeds.
+
+        :class:`FeatureWriter` fills a group.
 
         Args:
             meta: as in ``docs/schema.md``.
@@ -105,14 +117,20 @@ class FeaturesFile:
         """One split, in memory.
 
         Raises:
-            LandscapeError: it is not in the file.
+            LandscapeError: it is not in the file, or what is there are no features and classes.
         """
         if split not in self.splits:
             raise LandscapeError(
                 f"'{self.path}' has no {split} split: `landscape features CHECKPOINT -o {self.path}` writes both"
             )
         with _open(self.path) as file:
-            return FeatureSplit(*(file[split][name][...] for name in ("features", "labels", "predicted")))
+            found = FeatureSplit(*(file[split][name][...] for name in ("features", "labels", "predicted")))
+        problem = _problem(found, len(self.class_names))
+        if problem:
+            raise LandscapeError(
+                f"the {split} split of '{self.path}' {problem}: write it again by `landscape features`"
+            )
+        return found
 
     @property
     def class_counts(self) -> tuple[int, ...]:
@@ -122,6 +140,18 @@ class FeaturesFile:
     @property
     def class_names(self) -> tuple[str, ...]:
         return tuple(self.meta["class_names"])
+
+
+def _problem(split: FeatureSplit, num_classes: int) -> str:
+    """What makes a split unfit to be computed with; the empty word if nothing does."""
+    if split.features.ndim != 2 or not len(split.features) == len(split.labels) == len(split.predicted):
+        return "has not one row of features, one label and one prediction an image"
+    if split.labels.dtype.kind not in "iu" or split.predicted.dtype.kind not in "iu":
+        return "has labels or predictions that are no whole numbers"
+    if not ((split.labels >= 0) & (split.labels < num_classes)).all():
+        return f"has labels outside 0 … {num_classes - 1}"
+    odd = np.flatnonzero(~np.isfinite(split.features).all(1))
+    return f"has features that are not finite, first in row {odd[0]}" if len(odd) else ""
 
 
 def _open(path: Path) -> Any:

@@ -99,7 +99,8 @@ class ClassDistributions:
             LandscapeError: more classes are asked for than there are.
         """
         if count > len(self.means):
-            raise LandscapeError(f"--neighbors {count}: there are only {len(self.means)} classes")
+            most = len(self.means)
+            raise LandscapeError(f"--neighbors {count}: there are only {most} classes; give --neighbors {most} or less")
         pieces = points.split(max(1, _CHUNK // len(self.means)))
         return torch.cat([torch.cdist(piece, self.means).topk(count, largest=False).indices for piece in pieces])
 

@@ -19,6 +19,7 @@ from landscape.errors import LandscapeError, did_you_mean
 from landscape.models import head_kind, make_head
 
 _BATCH_SIZE = 256  # images a forward pass
+_HEAD_TENSORS = ("weight", "bias", "raw_scale")  # of all kinds of heads
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class FeatureLayer:
 
     def head(self, logit_scale: float) -> dict[str, Any]:
         """What a features file says of the head: its kind, the factor of its logits, and its tensors."""
-        state = self.module.state_dict() if self.kind != "none" else {}
-        tensors = {name: tensor.detach().float().cpu().numpy() for name, tensor in state.items()}
+        # As attributes, not from the state, which of a weight under `weight_norm` holds the length and the direction.
+        found = [(name, getattr(self.module, name, None)) for name in _HEAD_TENSORS if self.kind != "none"]
+        tensors = {name: value.detach().float().cpu().numpy() for name, value in found if isinstance(value, Tensor)}
         return {"kind": self.kind, "logit_scale": logit_scale, **tensors}
 
 
@@ -59,11 +61,18 @@ def find_feature_layer(model: nn.Module, inputs: Tensor, layer: str | None = Non
         layer: take the input of this module instead, as ``named_modules`` calls it.
 
     Raises:
-        LandscapeError: no such layer, no layer that makes the logits, or an input that is not one vector an image.
+        LandscapeError: no such layer, no layer that makes the logits, an input that is not one vector an image, or
+            logits that are not finite.
 
     Cost: a forward pass a candidate; a model has a handful.
     """
     modules = {name: module for name, module in model.named_modules() if name}
+    with torch.no_grad():
+        if not bool(model(inputs).isfinite().all()):
+            raise LandscapeError(
+                f"{type(model).__name__} answers with numbers that are not finite: its training has diverged; take an "
+                "earlier checkpoint"
+            )
     if layer is not None and layer not in modules:
         raise LandscapeError(
             f"--layer '{layer}': {type(model).__name__} has no such module{did_you_mean(layer, modules)}"
@@ -102,6 +111,7 @@ def feature_batches(
     *,
     augmentation: str = "none",
     seed: int = 0,
+    channels_last: bool = False,
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]]:
     """Features (n, d), labels (n,) and predicted classes (n,) of a split, batch by batch in the order of its images.
 
@@ -109,6 +119,8 @@ def feature_batches(
         model: in eval mode on its device.
         layer: as :func:`find_feature_layer` gives it.
         augmentation: of training images, ``none`` or as the training has it; drawn once, with ``seed``.
+        channels_last: lay images out as the trainer does, which is faster. A model that was not trained here may not
+            take them so: ``x.view(len(x), -1)`` fails.
 
     Cost: one forward pass an image. Memory: a batch, or the split where the source is loaded whole.
     """
@@ -123,11 +135,12 @@ def feature_batches(
         order = torch.arange(len(data.train_labels), device=device)
         drawn = batches.epoch(order, torch.Generator(device).manual_seed(seed))
         inputs = (batch.inputs for batch in drawn)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     done = 0
     with _inputs_of(layer.module) as calls, torch.no_grad():
         for batch in inputs:
             calls.clear()
-            predicted = model(batch.contiguous(memory_format=torch.channels_last)).argmax(1)
+            predicted = model(batch.contiguous(memory_format=layout)).argmax(1)
             features = calls[-1][0]
             here = labelled.labels[done : done + len(features)]
             done += len(features)
@@ -141,7 +154,10 @@ def head_of(stored: dict[str, Any]) -> nn.Module:
         LandscapeError: the file has none.
     """
     if stored["kind"] == "none":
-        raise LandscapeError("this features file has no head: its layer does not make the logits of the model")
+        raise LandscapeError(
+            "this features file has no head, since its layer does not make the logits of the model: lws and tau-norm "
+            "need one, the other methods do not"
+        )
     tensors = {name: torch.as_tensor(value) for name, value in stored.items() if name not in ("kind", "logit_scale")}
     num_classes, width = tensors["weight"].shape
     head = make_head(str(stored["kind"]), width, num_classes)

@@ -68,9 +68,20 @@ class SecondStage:
     def __init__(self, file: FeaturesFile, settings: TwoStageSettings, device: str = "cpu") -> None:
         self.settings, self.device = settings, torch.device(device)
         train, test = file.read("train"), file.read("test")
-        self.num_classes = len(file.class_names)
-        self.labels = torch.from_numpy(train.labels).to(self.device)
-        self.test_labels = torch.from_numpy(test.labels).to(self.device)
+        if train.features.shape[1] != test.features.shape[1]:
+            raise LandscapeError(
+                f"'{file.path}' has {train.features.shape[1]} training features and {test.features.shape[1]} test "
+                "features an image: write it again by `landscape features`"
+            )
+        self.class_counts, self.num_classes = file.class_counts, len(file.class_names)
+        self.labels = torch.from_numpy(train.labels).long().to(self.device)
+        self.test_labels = torch.from_numpy(test.labels).long().to(self.device)
+        empty = (torch.bincount(self.labels, minlength=self.num_classes) == 0).nonzero().flatten().tolist()
+        if empty:
+            raise LandscapeError(
+                f"class '{file.class_names[empty[0]]}' has no training features: every class needs at least one; name "
+                "data that has them in `landscape features --data`"
+            )
         self.before = self._evaluation(torch.from_numpy(test.predicted).to(self.device))
         raw, raw_test = (torch.from_numpy(split.features).to(self.device) for split in (train, test))
         self.stored_head = file.head
@@ -96,7 +107,8 @@ class SecondStage:
         if settings.method == "tau-norm" and file.head["kind"] != "linear":
             raise LandscapeError(
                 f"tau-norm divides class vectors by a power of their length, which a head of kind "
-                f"'{file.head['kind']}' does not have: take features of a checkpoint with a linear head"
+                f"'{file.head['kind']}' does not have: take features of a checkpoint with a linear head, or another "
+                "--method"
             )
 
     def _evaluation(self, predicted: Tensor) -> Evaluation:
@@ -125,6 +137,12 @@ class SecondStage:
         if self.settings.method in GENERATING:
             return int(torch.bincount(self.labels).max()) * self.num_classes
         return len(self.labels)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch; ``legacy`` drops a last one that is not full."""
+        whole, rest = divmod(self.points_per_epoch, self.settings.batch_size)
+        return max(1, whole) if self.settings.legacy else whole + bool(rest)
 
     # ------------------------------------------------------------------ one seed
 

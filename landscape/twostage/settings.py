@@ -27,6 +27,7 @@ _CALIBRATED: tuple[Method, ...] = ("tailcalibx", "tailcalib")
 
 # Which methods a setting means something to.
 _OWNERS: dict[str, tuple[Method, ...]] = {
+    "table": GENERATING,
     "power": _CALIBRATED,
     "alpha": _CALIBRATED,
     "neighbors": _CALIBRATED,
@@ -41,7 +42,7 @@ _OWNERS: dict[str, tuple[Method, ...]] = {
     "holdout": ("tau-norm",),
     "distance": ("ncm",),
 }
-_FLAGS = {"power": "--lam"}
+_FLAGS = {"power": "--lam", "table": "--imbalance-table"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,10 @@ class TwoStageSettings:
 
     def own(self) -> dict[str, Any]:
         """The settings that this method has, by name."""
-        return {name: getattr(self, name) for name, owners in _OWNERS.items() if self.method in owners}
+        own = {name: getattr(self, name) for name, owners in _OWNERS.items() if self.method in owners}
+        if self.tau is not None:
+            own.pop("holdout", None)  # nothing is chosen on it
+        return own
 
 
 def nearest_table(counts: Sequence[int], source: str) -> str:
@@ -116,10 +120,14 @@ def two_stage_settings(
         LandscapeError: a setting that the method does not have, or an impossible value.
     """
     said = {name: value for name, value in given.items() if value is not None}
+    if table != "auto":
+        said["table"] = table
     for name in said:
         if method not in _OWNERS[name]:
             flag = _FLAGS.get(name, "--" + name.replace("_", "-"))
             raise LandscapeError(f"method '{method}' has no {flag}: it belongs to {', '.join(_OWNERS[name])}")
+    if "tau" in said and "holdout" in said:
+        raise LandscapeError("--holdout is what τ is chosen on, and --tau leaves nothing to choose: give one of them")
     chosen = nearest_table(counts, source) if table == "auto" else table
     if chosen not in TABLES:
         raise LandscapeError(f"--imbalance-table '{table}': give auto, {', '.join(TABLES)}")

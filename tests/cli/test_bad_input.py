@@ -136,8 +136,8 @@ CASES: dict[str, tuple[str, list[str]]] = {
         f"spectrum run {' '.join(FEW)} --overwrite -o theirs.h5",
         ["theirs.h5", "is not replaced", "another -o"],
     ),
-    "a figure over spectra": ("plot spectra.h5 -o figure.pdf", ["figure.pdf.h5", "holds spectra", "another -o"]),
-    "a figure over its own spectra": ("plot spectra.pdf -o spectra.pdf", ["spectra.pdf", "holds spectra"]),
+    "a figure over spectra": ("plot spectra.h5 -o figure.pdf", ["figure.pdf.h5", "holds results", "another -o"]),
+    "a figure over its own spectra": ("plot spectra.pdf -o spectra.pdf", ["spectra.pdf", "holds results"]),
     "a batch size without batches": (f"spectrum run {' '.join(FEW)} --batch-size 9 -o x.h5", ["--per-batch N"]),
 }
 

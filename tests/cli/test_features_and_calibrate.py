@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -10,13 +11,18 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from landscape_cli.calibrate import _table
+from rich.console import Console
 from support.command import Call, make_call
 from support.runs import files_below, tiny_recipe
 
+from landscape.data.longtailed import class_groups
 from landscape.plotting.features import nearest_class_matrix
 from landscape.store.calibration_file import CalibrationFile
 from landscape.store.features_file import FeaturesFile
 from landscape.training import load_checkpoint, train
+from landscape.training.evaluation import Evaluation
+from landscape.twostage import SeedOutcome
 
 
 @pytest.fixture
@@ -165,16 +171,36 @@ def test_ctrl_c_keeps_the_seeds_that_are_finished(
 
     monkeypatch.setattr(SecondStage, "run", run)
     stopped = call("calibrate", features, "--epochs", 1, "-o", tmp_path / "out.h5")
-    assert "2 of 3 seeds" in stopped.out
+    assert stopped.code == 1
+    assert "2 of 3 seeds finished and kept in" in stopped.err
+    assert "tailcalibx, 2 seeds" in stopped.out
+    told = call("calibrate", features, "--epochs", 1, "--json", "-o", tmp_path / "json.h5")
+    assert (told.code, json.loads(told.out)["seeds"]) == (1, [0, 1])
     assert CalibrationFile.open(tmp_path / "out.h5").accuracy["seeds"].tolist() == [0, 1]
     monkeypatch.setattr(SecondStage, "run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert call("calibrate", features, "--epochs", 1, "-o", tmp_path / "none.h5").code == 1
     assert not (tmp_path / "none.h5").exists()
 
 
+@pytest.mark.parametrize("width", [40, 60, 100])
+def test_a_narrow_terminal_cuts_no_number_short(width: int) -> None:
+    outcomes = [
+        SeedOutcome(seed, Evaluation((60 + 13 * seed, 20, 7), (100, 100, 100)), {}, None, None) for seed in (0, 1, 2)
+    ]
+    groups = class_groups((500, 50, 5))[0]
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    console.print(_table(Evaluation((90, 30, 1), (100, 100, 100)), outcomes, groups, "tailcalibx"))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in printed
+    for number in ("40.3%", "90.0%", "30.0%", "1.0%", "33.3", "4.3%", "73.0", "13.0%", "20.0", "0.0%", "7.0"):
+        assert re.search(rf"(?<![\d.]){re.escape(number)}", printed), (number, printed)
+
+
 def test_a_split_alone_is_not_enough_to_calibrate(run: Path, call: Call, tmp_path: Path) -> None:
     path = tmp_path / "test.h5"
-    assert call("features", run, "--split", "test", "-o", path).code == 0
+    written = call("features", run, "--split", "test", "-o", path)
+    assert written.code == 0
+    assert f"next: landscape info {path}" in written.out
     refused = call("calibrate", path, "-o", tmp_path / "out.h5")
     assert refused.code == 1
     assert "no train split" in refused.err
@@ -190,6 +216,27 @@ CASES: dict[str, tuple[list[str], int, list[str]]] = {
         ["calibrate", "features.h5", "--method", "ncm", "--lr", "1", "-o", "new.h5"],
         1,
         ["'ncm' has no --lr"],
+    ),
+    "a table for a method without": (
+        ["calibrate", "features.h5", "--method", "ncm", "--imbalance-table", "50", "-o", "new.h5"],
+        1,
+        ["'ncm' has no --imbalance-table"],
+    ),
+    "a seed of many digits": (
+        ["calibrate", "features.h5", "--seeds", "0,9" + 19 * "9", "-o", "new.h5"],
+        2,
+        ["64 bits"],
+    ),
+    "augmentation where there is none": (["features", "RUN", "--augment", "-o", "new.h5"], 1, ["digits", "--augment"]),
+    "augmentation of the test split": (
+        ["features", "RUN", "--augment", "--split", "test", "-o", "new.h5"],
+        2,
+        ["--split test"],
+    ),
+    "names of one file's points": (
+        ["plot", "second.h5", "--kind", "nearest-class", "--names", "A", "-o", "x.png"],
+        1,
+        ["--names"],
     ),
     "seeds that are none": (["calibrate", "features.h5", "--seeds", "a", "-o", "new.h5"], 2, ["0,1,2"]),
     "a foreign file as output": (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import operator
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from landscape.errors import LandscapeError
 from landscape.plotting import save_drawing
 from landscape.plotting.features import _shown, nearest_class_matrix, tsne_map
+from landscape.plotting.style import Column
 from landscape.store.calibration_file import CalibrationFile
 
 
@@ -58,10 +60,12 @@ def test_ten_of_many_classes_from_the_largest_to_the_smallest() -> None:
     assert _shown(np.array([3, 9, 5])).tolist() == [1, 2, 0]
 
 
-@pytest.mark.parametrize("num_classes", [3, 100])
-def test_no_text_lies_over_another(num_classes: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("column", ["single", "double"])
+@pytest.mark.parametrize("num_classes", [3, 10, 100])
+def test_no_text_lies_over_another(num_classes: int, column: Column, tmp_path: Path) -> None:
     file = made_up(tmp_path / "c.h5", num_classes)
-    for name, drawing in (("near", nearest_class_matrix(file)), ("tsne", tsne_map(file))):
+    for name, draw in (("near", nearest_class_matrix), ("tsne", tsne_map)):
+        drawing = draw(file, column=column)
         figure = drawing.figure
         page = figure.bbox
         renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
@@ -70,9 +74,29 @@ def test_no_text_lies_over_another(num_classes: int, tmp_path: Path) -> None:
                 box = part.get_tightbbox(renderer)
                 assert box is None or (box.x0 >= page.x0 - 1 and box.x1 <= page.x1 + 1), (name, part)
                 assert box is None or (box.y0 >= page.y0 - 1 and box.y1 <= page.y1 + 1), (name, part)
-        titles = [axes.title.get_window_extent(renderer) for axes in figure.axes if axes.get_title()]
-        assert all(left.x1 < right.x0 for left, right in pairwise(titles)), name
+            if axes.get_title() and len(figure.axes) > 1:
+                others = [other.bbox for other in figure.axes if other is not axes]
+                assert not any(axes.title.get_window_extent(renderer).overlaps(box) for box in others), name
+        for words in ("title", "xaxis.label", "yaxis.label"):
+            boxes = [operator.attrgetter(words)(axes).get_window_extent(renderer) for axes in figure.axes]
+            shown = [box for box in boxes if box.width and box.height]
+            assert not any(one.overlaps(other) for one, other in combinations(shown, 2)), (name, words)
+        for legend in figure.legends:
+            box = legend.get_window_extent(renderer)
+            assert (page.x0 <= box.x0, box.x1 <= page.x1) == (True, True), name
         save_drawing(drawing, tmp_path / f"{name}.png")
+
+
+def test_a_map_is_drawn_where_it_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = made_up(tmp_path / "c.h5", 3)
+
+    def refuse(*_: object) -> None:
+        raise LandscapeError("cannot write 'c.h5': Permission denied")
+
+    monkeypatch.setattr(CalibrationFile, "store_embedding", refuse)
+    with pytest.warns(UserWarning, match="not kept.*Permission denied"):
+        drawing = tsne_map(file)
+    assert np.isfinite(drawing.arrays["points"]).all()
 
 
 def test_nothing_generated_is_said(tmp_path: Path) -> None:

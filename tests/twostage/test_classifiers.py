@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,8 @@ from landscape.errors import LandscapeError
 from landscape.models import LearnedCosineHead, make_head
 from landscape.store.features_file import FeaturesFile, FeatureWriter
 from landscape.twostage import SecondStage, head_of, nearest_table, on_sphere, two_stage_settings
-from landscape.twostage.classifiers import TauNorm, choose_tau, held_out
+from landscape.twostage.classifiers import TauNorm, choose_tau, fit, held_out
+from landscape.twostage.distributions import balancing_seeds
 from landscape.twostage.second_stage import _GeneratedEpochs
 
 COUNTS = (60, 20, 6)
@@ -37,6 +39,7 @@ def write_features(
     head: torch.nn.Module | None = None,
     kind: str = "linear",
     shift: float = 0.0,
+    logit_scale: float = 1.0,
 ) -> FeaturesFile:
     """A features file of a made-up checkpoint with this head; ``shift`` is added to every feature."""
     torch.manual_seed(0)
@@ -46,7 +49,7 @@ def write_features(
         "source": "digits", "imbalance": "exp:10", "class_names": [f"c{i}" for i in range(len(counts))],
         "class_counts": list(counts),
     }  # fmt: skip
-    stored = {"kind": kind, "logit_scale": 1.0, **{name: t.numpy() for name, t in head.state_dict().items()}}
+    stored = {"kind": kind, "logit_scale": logit_scale, **{name: t.numpy() for name, t in head.state_dict().items()}}
     with FeaturesFile.writing(path, meta, stored) as file:
         for name, sizes, seed in (("train", counts, 1), ("test", (30,) * len(counts), 2)):
             features, labels = features_of(sizes, seed)
@@ -89,6 +92,15 @@ def test_an_epoch_has_every_class_equally_often_and_all_real_features(method: st
     assert torch.bincount(epochs.kept.labels, minlength=3).tolist() == [0, 40, 54]
 
 
+def test_the_points_that_are_kept_are_those_of_the_last_epoch(tmp_path: Path) -> None:
+    stage = stage_of(write_features(tmp_path / "f.h5"), "tailcalibx", **QUICK)
+    epochs = _GeneratedEpochs(stage, torch.Generator().manual_seed(0))
+    first, last = (torch.cat([batch for batch, _ in epochs.epoch(n, torch.Generator().manual_seed(n))]) for n in (0, 1))
+    assert epochs.kept is not None
+    assert _rows_in(epochs.kept.features, last).all()
+    assert not _rows_in(epochs.kept.features, first).any()
+
+
 def test_legacy_drops_the_last_batch_keeps_its_rate_and_normalises_over_classes(tmp_path: Path) -> None:
     file = write_features(tmp_path / "f.h5")
     right, legacy = (stage_of(file, "tailcalibx", legacy=flag, power=0.9, **QUICK) for flag in (False, True))
@@ -100,6 +112,7 @@ def test_legacy_drops_the_last_batch_keeps_its_rate_and_normalises_over_classes(
         for stage in (right, legacy)
     ]
     assert sizes == [[32] * 5 + [20], [32] * 5]
+    assert [stage.steps_per_epoch for stage in (right, legacy)] == [6, 5]
     heads = [stage._new_classifier(0) for stage in (right, legacy)]
     assert [head.legacy for head in heads if isinstance(head, LearnedCosineHead)] == [False, True]
     rates: dict[bool, list[float]] = {False: [], True: []}
@@ -128,11 +141,48 @@ def test_test_features_go_through_the_same_transform(tmp_path: Path) -> None:
     torch.testing.assert_close(stage.inputs, on_sphere(torch.from_numpy(file.read("train").features), 0.5))
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("power", [0.0, 3.0])
+def test_neighbours_and_means_of_real_features_by_hand(power: float, legacy: bool, tmp_path: Path) -> None:
+    """‖μ_k − x̃‖ with x̃ behind the ladder and not at length 1; μ of the same features, or of those before it."""
+    file = write_features(tmp_path / "f.h5")
+    stage = stage_of(file, "tailcalibx", power=power, neighbors=2, legacy=legacy)
+    train = file.read("train")
+    unit = train.features.astype(float) / np.linalg.norm(train.features, axis=1, keepdims=True)
+    moved = np.log(unit + 1e-6) if power == 0 else unit**power
+    base = unit if legacy else moved
+    means = np.stack([base[train.labels == label].mean(0) for label in range(3)])
+    nearest = np.linalg.norm(moved[:, None] - means, axis=2).argsort(1)[:, :2]
+    np.testing.assert_array_equal(np.sort(stage.calibration.neighbors.numpy()), np.sort(nearest))
+    expected = (means[nearest].sum(1) + moved) / 3
+    found = stage.calibration.means(stage.seeds, torch.arange(len(moved)))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_modals_moves_a_feature_by_a_share_of_its_classs_deviation(tmp_path: Path) -> None:
     stage = stage_of(write_features(tmp_path / "f.h5"), "modals", noise=0.5)
     for label in range(3):
         expected = stage.seeds[stage.labels == label].std(0)
         torch.testing.assert_close(stage.deviations[label], expected, rtol=1e-4, atol=1e-6)
+    index = balancing_seeds(stage.labels, 3, torch.Generator().manual_seed(1))
+    drawn = _GeneratedEpochs(stage, torch.Generator())._draw(index, torch.Generator().manual_seed(2))
+    noise = torch.randn(len(index), WIDTH, generator=torch.Generator().manual_seed(2))
+    deviations = torch.stack([stage.seeds[stage.labels == label].std(0) for label in range(3)])
+    expected = stage.seeds[index] + 0.5 * deviations[stage.labels[index]] * noise
+    torch.testing.assert_close(drawn, F.normalize(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_modals_leaves_tukeys_ladder_out(tmp_path: Path) -> None:
+    file = write_features(tmp_path / "f.h5")
+    stage = stage_of(file, "modals", table="10")  # whose λ is 0.9
+    torch.testing.assert_close(stage.inputs, F.normalize(torch.from_numpy(file.read("train").features)))
+    torch.testing.assert_close(stage.test_inputs, F.normalize(torch.from_numpy(file.read("test").features)))
+
+
+def test_a_class_of_one_has_the_pooled_deviation(tmp_path: Path) -> None:
+    stage = stage_of(write_features(tmp_path / "f.h5", (20, 5, 1)), "modals")
+    pooled = torch.stack([stage.seeds[stage.labels == label].var(0) for label in (0, 1)]).mean(0).sqrt()
+    torch.testing.assert_close(stage.deviations[2], pooled, rtol=1e-4, atol=1e-6)
 
 
 def test_a_singleton_class_is_trained_and_evaluated(tmp_path: Path) -> None:
@@ -173,7 +223,29 @@ def test_a_second_stage_on_balanced_data_generates_nothing(tmp_path: Path) -> No
     assert len(outcome.generated.labels) == 0
 
 
+def test_training_is_sgd_by_its_formula(tmp_path: Path) -> None:
+    """v ← m·v + ∇L + d·w, w ← w − lr_e·v with lr_e = ½ lr (1 + cos(π e/E)), on one batch an epoch."""
+    settings = two_stage_settings("crt", COUNTS, epochs=4, lr=0.3, momentum=0.8, weight_decay=0.05)
+    features, labels = features_of(COUNTS, 3)
+    inputs, classifier = features.double(), torch.nn.Linear(WIDTH, 3, bias=False).double()
+    weight = classifier.weight.detach().clone()
+    velocity = torch.zeros_like(weight)
+    fit(classifier, lambda *_: iter([(inputs, labels)]), settings, torch.Generator(), lambda: None)
+    for epoch in range(4):
+        residual = (inputs @ weight.T).softmax(1) - F.one_hot(labels, 3)
+        velocity = 0.8 * velocity + residual.T @ inputs / len(labels) + 0.05 * weight
+        weight -= 0.5 * 0.3 * (1 + np.cos(np.pi * epoch / 4)) * velocity
+    torch.testing.assert_close(classifier.weight.detach(), weight, rtol=1e-10, atol=1e-12)
+
+
 # ---------------------------------------------------------------------- baselines
+
+
+def test_lws_scales_cosines_as_the_training_loss_did(tmp_path: Path) -> None:
+    file = write_features(tmp_path / "f.h5", kind="cosine", logit_scale=30.0)
+    stage = stage_of(file, "lws", epochs=1)
+    raw = torch.from_numpy(file.read("train").features)
+    torch.testing.assert_close(stage.inputs, 30 * head_of(file.head)(raw).detach())
 
 
 def test_lws_learns_scales_on_the_checkpoints_logits(tmp_path: Path) -> None:
@@ -203,6 +275,23 @@ def test_tau_is_the_best_on_the_share_and_the_least_of_several() -> None:
     tau = choose_tau(weight, features, labels)
     assert tau == 0.7  # 10^(1−τ)·0.5 < 1 from τ = 0.70 on
     assert choose_tau(weight, features[:1], labels[:1]) == 0.0
+    # Classes count alike: two of ten head images may be lost for the only one of the tail.
+    many = torch.cat([features[:1].expand(8, -1), features[1:].expand(3, -1)])
+    assert choose_tau(weight, many, torch.tensor([0] * 10 + [1])) == 0.7
+
+
+def test_tau_is_chosen_without_the_test_features(tmp_path: Path) -> None:
+    features, labels = features_of((50, 50, 50), 4)
+    means = F.normalize(torch.stack([features[labels == label].mean(0) for label in range(3)]))
+    long = torch.nn.Linear(WIDTH, 3)
+    with torch.no_grad():
+        long.weight.copy_(means * torch.tensor([[30.0], [5.0], [1.0]]))
+    stage = stage_of(write_features(tmp_path / "f.h5", head=long), "tau-norm")
+    chosen = stage.run(0).tau
+    assert chosen is not None
+    assert chosen > 0
+    stage.test_inputs, stage.test_labels = -stage.test_inputs, stage.test_labels.flip(0)
+    assert stage.run(0).tau == chosen
 
 
 def test_the_held_out_share_has_some_of_every_class() -> None:
@@ -265,6 +354,10 @@ def test_nearest_classes_are_those_of_the_nearest_training_features(tmp_path: Pa
     distances = torch.cdist(stage.inputs[index], stage.inputs)
     distances[torch.arange(len(index)), index] = torch.inf
     assert torch.equal(stage.nearest(stage.inputs[index], without=index).sample, stage.labels[distances.argmin(1)])
+    means = torch.stack([stage.inputs[stage.labels == label].mean(0) for label in range(3)])
+    angles = F.cosine_similarity(stage.inputs[index][:, None], means, dim=2)
+    assert torch.equal(itself.mean, angles.argmax(1))
+    assert len(itself.mean.unique()) > 1
 
 
 # ---------------------------------------------------------------------- settings
@@ -298,8 +391,62 @@ def test_what_is_given_wins_and_what_means_nothing_is_refused() -> None:
         two_stage_settings("crt", (100, 1), power=0.9)
     with pytest.raises(LandscapeError, match="--lam -1"):
         two_stage_settings("tailcalibx", (100, 1), power=-1.0)
+    with pytest.raises(LandscapeError, match=r"'ncm' has no --imbalance-table.*modals"):
+        two_stage_settings("ncm", (100, 1), table="50")
+    with pytest.raises(LandscapeError, match=r"--holdout.*--tau"):
+        two_stage_settings("tau-norm", (100, 1), tau=1.0, holdout=0.5)
+    assert two_stage_settings("tau-norm", (100, 1), tau=1.0).own() == {"tau": 1.0}
     with pytest.raises(LandscapeError, match="--imbalance-table '20'"):
         two_stage_settings("tailcalibx", (100, 1), table="20")
+
+
+def _mend(name: str, value: Any) -> Any:
+    def change(held: h5py.File) -> None:
+        array = value(held[name][...])
+        del held[name]
+        held[name] = array
+
+    return change
+
+
+def _with(place: Any, value: Any) -> Any:
+    def change(array: Any) -> Any:
+        array[place] = value
+        return array
+
+    return change
+
+
+BROKEN = {
+    "a training feature": (_mend("train/features", _with((3, 2), np.nan)), r"train split.*not finite, first in row 3"),
+    "a test feature": (_mend("test/features", _with((0, 0), np.inf)), r"test split.*not finite, first in row 0"),
+    "an empty class": (_mend("train/labels", lambda a: a.clip(max=1)), r"class 'c2' has no training features"),
+    "labels outside": (_mend("train/labels", _with(0, 3)), r"labels outside 0 … 2"),
+    "labels that are fractions": (_mend("test/labels", lambda a: a + 0.5), r"test split.*no whole numbers"),
+    "lengths": (_mend("train/labels", lambda a: a[1:]), r"not one row of features, one label"),
+    "widths": (_mend("test/features", lambda a: a[:, 1:]), r"8 training features and 7 test features"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+@pytest.mark.parametrize("method", ["tailcalibx", "crt", "tau-norm"])
+def test_features_that_are_none_are_refused_by_every_method(case: str, method: str, tmp_path: Path) -> None:
+    file = write_features(tmp_path / "f.h5")
+    change, expected = BROKEN[case]
+    with h5py.File(file.path, "r+") as held:
+        change(held)
+    with pytest.raises(LandscapeError, match=expected):
+        stage_of(file, method)
+
+
+def test_what_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as held:
+        writer = FeatureWriter(held.create_group("train"), 4)
+        good = np.ones((2, 3), np.float32), np.zeros(2, np.int64), np.zeros(2, np.int64)
+        writer.add(*good)
+        good[0][1, 2] = np.inf
+        with pytest.raises(LandscapeError, match="image 3 of train"):
+            writer.add(*good)
 
 
 def test_what_cannot_be_done_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -122,6 +122,29 @@ def test_seeds_of_different_neighbours_are_drawn_together_as_apart() -> None:
     assert (points - exact[index]).abs().max() < 6 * math.sqrt(RIDGE)
 
 
+def test_a_mixed_batch_gives_every_seed_its_own_covariance() -> None:
+    """Sets of neighbours with none, one and several classes of one sample among them, drawn in one call."""
+    features, labels = sample((30, 20, 1, 1, 9))
+    found = ClassDistributions.of(features, labels, 5)
+    calibration = Calibration.of(found, features, neighbors=2, alpha=0.0)
+    # By hand, so that every kind of set is there: shares ½ ½, 1 0, and of a set without any covariance ⅓ of all three.
+    sets = {0: (0, 1), 1: (2, 4), 2: (2, 3), 3: (4, 0)}
+    for seed, members in sets.items():
+        calibration.neighbors[seed] = torch.tensor(members)
+    index = torch.tensor(list(sets)).repeat(60_000)
+    points = calibration.draw(features, index, generator()).double()
+    for seed, members in sets.items():
+        lenders = [label for label in members if label not in (2, 3)] or [0, 1, 4]
+        expected = torch.stack([dense_covariance(features, labels, label) for label in lenders]).mean(0)
+        expected += RIDGE * torch.eye(WIDTH, dtype=torch.float64)
+        mine = points[index == seed]
+        variances = expected.diagonal()
+        errors = ((variances[:, None] * variances + expected.square()) / len(mine)).sqrt()
+        assert ((torch.cov(mine.T) - expected).abs() < 5 * errors).all(), seed
+        mean = (features[seed] + found.means[list(members)].sum(0)) / 3
+        assert ((mine.mean(0) - mean).abs() < 5 * (variances / len(mine)).sqrt() + 1e-6).all(), seed
+
+
 def test_a_class_of_one_borrows_the_covariance_of_its_neighbours() -> None:
     features, labels = sample((30, 20, 1))
     found = ClassDistributions.of(features, labels, 3)

@@ -129,6 +129,49 @@ def test_a_layer_that_does_not_make_the_logits_must_be_named() -> None:
         find_feature_layer(model, images, "conv")
 
 
+class Flattening(nn.Module):
+    """As in many tutorials: ``view`` does not take maps that are laid out channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 5, 3), nn.Linear(5 * 36, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.out(self.conv(images).relu().view(-1, 5 * 36))
+
+
+def test_a_foreign_model_may_flatten_by_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = write_image_folder(tmp_path / "images", {"ant": 7, "bee": 5})
+    torch.save(Flattening().state_dict(), tmp_path / "theirs.pt")
+    data = {"source": f"folder:{images}", "imbalance": "none", "normalize": "none"}
+    subject = open_subject(tmp_path / "theirs.pt", model=f"{__name__}:Flattening", data=data)
+    for augmentation in ("none", "crop-flip"):
+        layer, features, labels, _ = collected(subject, "train", augmentation=augmentation)
+        assert features.shape == (12, 180)
+    expected = predict(subject.model, subject.data.train.images, subject.normalization)
+    plain = collected(subject, "train")[1]
+    torch.testing.assert_close(head_of(layer.head(1.0))(plain), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(labels, subject.data.train_labels)
+
+
+def test_a_weight_that_is_computed_is_stored_as_it_is_used() -> None:
+    model = Foreign(scaled=False).eval()
+    torch.nn.utils.parametrizations.weight_norm(model.out)
+    images = torch.randn(3, 1, 8, 8)
+    found = find_feature_layer(model, images)
+    stored = head_of(found.head(1.0))
+    features = torch.randn(4, 6)
+    torch.testing.assert_close(stored(features), model.out(features))
+
+
+def test_a_diverged_network_is_named_as_such() -> None:
+    model = Foreign(scaled=False).eval()
+    with torch.no_grad():
+        model.out.weight[0, 0] = float("nan")
+    with pytest.raises(LandscapeError, match=r"not finite.*earlier checkpoint"):
+        find_feature_layer(model, torch.randn(3, 1, 8, 8))
+
+
 def test_hooks_are_gone_afterwards(tmp_path: Path) -> None:
     subject = subject_of(tmp_path)
     collected(subject, "test")
