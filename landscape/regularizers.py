@@ -227,12 +227,10 @@ class RegularizedObjective:
         return trace.detach(), gradient
 
     def _output_curvature(self, logits: Tensor, change: Tensor) -> Tensor:
-        """ḟᵀBḟ with B = ∂²L/∂f² in the outputs f and ḟ = Jv."""
-        # A node of its own: the change must not count as a function of the outputs.
-        outputs = logits.clone()
-        mean = self.objective.loss(outputs, self.objective.labels).mean
-        (first,) = torch.autograd.grad(mean, outputs, create_graph=True)
-        (second,) = torch.autograd.grad(first, outputs, change, create_graph=True)
+        """ḟᵀBḟ with B = ∂²L/∂f² in the outputs f, the logits, and ḟ = Jv."""
+        mean = self.objective.loss(logits, self.objective.labels).mean
+        (first,) = torch.autograd.grad(mean, logits, create_graph=True)
+        (second,) = torch.autograd.grad(first, logits, change, create_graph=True)
         return (second * change).sum()
 
     def _difference(self, signs: Signs, centre: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:

@@ -321,6 +321,21 @@ def test_a_step_may_evaluate_its_objective_twice_and_the_next_has_other_probes()
     assert not torch.equal(flat(other.on(objective_of(model)).probes[0].values()), flat(wrapped.probes[0].values()))
 
 
+def test_what_the_history_gets_is_of_the_first_evaluation_not_of_the_perturbed_one() -> None:
+    model = two_layers()
+    wrapped = Htr(model, weight=2.0, trace="hessian").on(objective_of(model))
+    with pytest.raises(RuntimeError, match="no step"):
+        _ = wrapped.first
+    wrapped(update_statistics=False)
+    before = wrapped.first.clone()
+    assert before[0] == 2.0 * before[1] != 0
+    with torch.no_grad():
+        model[0].weight.add_(0.5)  # type: ignore[index, union-attr, operator]
+    assert wrapped.trace_and_gradient()[0] != before[1]
+    wrapped(update_statistics=False)
+    assert torch.equal(wrapped.first, before)
+
+
 def test_frozen_and_tied_parameters() -> None:
     model = two_layers()
     model[2].weight = model[0].weight  # type: ignore[index]
