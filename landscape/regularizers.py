@@ -216,8 +216,14 @@ class RegularizedObjective:
                 return self._loss({**parameters, **dict(zip(signs, values, strict=True))}), outputs[0]
 
         chosen = tuple(parameters[name] for name in signs)
-        values, changes = jvp(moved, chosen, tuple(signs.values()))[:2]
-        (_, logits), (slope, change) = values, changes
+        try:
+            (_, logits), (slope, change) = jvp(moved, chosen, tuple(signs.values()))[:2]
+        except NotImplementedError as error:  # of weight normalisation, for one
+            words = str(error).split(" that does not")[0]
+            raise LandscapeError(
+                f"PyTorch has no forward derivative of some of this network, which htr needs ({words}); without ReLU, "
+                "regularizer.gradient = 'finite-difference' does without it"
+            ) from error
         if self.regularizer.trace == "gauss-newton":
             trace = self._output_curvature(logits, change)
         else:

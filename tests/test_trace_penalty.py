@@ -386,6 +386,24 @@ def test_differences_are_refused_under_dropout() -> None:
     Htr(model, weight=1.0)
 
 
+def test_an_operation_without_a_forward_derivative_is_named() -> None:
+    model = two_layers()
+    model[0] = nn.utils.parametrizations.weight_norm(model[0])  # type: ignore[index, operator]
+    objective = objective_of(model)
+    with pytest.raises(LandscapeError, match=r"no forward derivative .*_weight_norm_interface.*finite-difference"):
+        Htr(model, weight=1.0).on(objective)(update_statistics=False)
+    wrapped = Htr(model, weight=1.0, gradient="finite-difference").on(objective)
+    value, _ = wrapped.trace_and_gradient()
+    # By the loss alone: PyTorch's second derivatives of weight normalisation are wrong.
+    losses = []
+    for step in (1e-4, -1e-4, -1e-4):
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.add_(wrapped.probes[0][name], alpha=step)
+        losses.append(float(objective(update_statistics=False).total.detach()))
+    assert float(value) == pytest.approx((losses[0] - 2 * losses[1] + losses[2]) / 1e-8, rel=1e-4)
+
+
 def test_a_batch_in_pieces_is_refused() -> None:
     model = two_layers()
     with pytest.raises(LandscapeError, match="whole batch"):
