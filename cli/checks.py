@@ -29,6 +29,8 @@ def seed_list(context: click.Context, parameter: click.Parameter, text: str | No
     if not all(word.strip().isdecimal() for word in words):
         raise click.BadParameter(f"'{text}': write whole numbers with commas, as in 0,1,2", context, parameter)
     seeds = tuple(map(int, words))
+    for seed in seeds:
+        int64(context, parameter, seed)
     if len(set(seeds)) < len(seeds):
         raise click.BadParameter(f"'{text}' names a seed twice", context, parameter)
     return seeds
