@@ -123,6 +123,7 @@ def test_what_is_refused(call: Call, folder: Path) -> None:
     assert "name it with --data" in call("spectrum", one, "-o", folder / "x.h5").err
     moved = call("spectrum", one, "--data", data / "moved.npz", *MEASURE, "-o", folder / "x.h5")
     assert moved.code == 0
-    assert call("anomaly", "--data", data, "--seeds", 2**63 - 1, *TRAIN[:2], "--epochs", 1, "-o", folder / "o2").code == 0
+    largest = ("--seeds", 2**63 - 1, *TRAIN[:2], "--epochs", 1)
+    assert call("anomaly", "--data", data, *largest, "-o", folder / "largest").code == 0
     for flag, value in (("--seeds", "0,0"), ("--seeds", 2**63), ("--labelled", 0), ("--method", "ganomaly")):
         assert call("anomaly", "--data", data, flag, value, "-o", out).code == 2
