@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
+import statistics
 import sys
 from pathlib import Path
 
@@ -111,8 +113,9 @@ def command(
     Every run ends with the model of its last epoch: nothing is chosen on the test split. AUC-ROC and AUC-PR are those
     of scikit-learn; AUC-PR of random scores is the share of anomalies.
 
-    The folder gets `DATA/METHOD-OPTIMIZER/seed-N.safetensors`, a checkpoint a run, and `results.json`. The same command
-    goes on with the runs that are missing. `landscape spectrum CHECKPOINT --per-class` measures what the losses of
+    The folder gets `DATA/METHOD-OPTIMIZER/seed-N.safetensors`, a checkpoint a run, and `results.json`, the table of all
+    that this command names. The same command goes on with the runs that are missing; one that names more trains only
+    what is new. `landscape spectrum CHECKPOINT --per-class` measures what the losses of
     normal rows and anomalies look like at the end.
     """
     chosen = tuple(METHODS) if "all" in methods else tuple(dict.fromkeys(methods))
@@ -140,10 +143,18 @@ def command(
         if not any(output.glob("*/*/seed-*.safetensors")):
             raise
         raise click.Abort("every finished run is kept, the same command (without --overwrite) goes on") from None
-    for method in chosen:
-        _print_method(results, method, console)
+    for method, metric in itertools.product(chosen, METRICS):
+        _print_method(results, method, metric, console)
     _print_contrasts(results, console)
     path = output / FILE_NAME
+    others = len(set(output.glob("*/*/seed-*.safetensors")) - {output / run.checkpoint for run in results.runs})
+    if others:
+        verb = "was" if others == 1 else "were"
+        console.print(
+            f"{several(others, 'run')} of the folder {verb} not asked for and not in {FILE_NAME}: a command that names "
+            "all data sets, methods, optimisers and seeds tabulates all, without training again",
+            soft_wrap=True,
+        )
     following = shlex.join(["landscape", "plot", str(path), "--kind", "anomaly", "-o", str(output / "anomaly.pdf")])
     console.print(f"kept in {escape(str(path))}; next: [bold]{escape(following)}[/]", soft_wrap=True)
 
@@ -174,37 +185,38 @@ class _GridBar(WithBar):
             )
 
 
-def _print_method(results: GridResults, method: str, console: Console) -> None:
-    """A row a data set, a column an optimiser and metric: mean ± s.d. over seeds, in percent."""
+def _print_method(results: GridResults, method: str, metric: Metric, console: Console) -> None:
+    """A row a data set, a column an optimiser: mean ± s.d. over seeds, in percent."""
     optimizers = results.names("optimizer")
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=method, title_justify="left")
-    table.add_column("", no_wrap=True)
+    # A table a metric: beside each other they are wider than a terminal, which would cut off the marks.
+    title = f"{method}, {_TITLES[metric]}"
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    table.add_column("")
     table.add_column("random", justify="right", no_wrap=True)
-    for metric in METRICS:
-        for optimizer in optimizers:
-            table.add_column(f"{_TITLES[metric]}\n{_TITLES[optimizer]}", justify="right", no_wrap=True)
+    for optimizer in optimizers:
+        table.add_column(_TITLES[optimizer], justify="right", no_wrap=True)
+        table.add_column("", no_wrap=True)
+    samples: dict[str, list[Sample]] = {optimizer: [] for optimizer in optimizers}
     for data in results.names("data"):
-        cells = [_cell(results, data, method, optimizer, metric) for metric in METRICS for optimizer in optimizers]
-        table.add_row(escape(data), f"{100 * results.prevalence(data):.1f}", *cells)
-    means = []
-    for metric in METRICS:
-        for optimizer in optimizers:
-            samples = [results.sample(data, method, optimizer, metric) for data in results.names("data")]
-            known = [sample.mean for sample in samples if sample is not None]
-            means.append(f"{100 * sum(known) / len(known):.1f}")
+        cells = []
+        for optimizer, found in samples.items():
+            sample = results.sample(data, method, optimizer, metric)
+            assert sample is not None  # a grid has every cell
+            found.append(sample)
+            cells += [_percent(sample), _mark(results, data, method, optimizer, metric)]
+        random = results.prevalence(data) if metric == "auc_pr" else 0.5
+        table.add_row(escape(data), f"{100 * random:.1f}", *cells)
     table.add_section()
-    table.add_row("mean", "", *means)
+    means = [statistics.fmean(sample.mean for sample in found) for found in samples.values()]
+    table.add_row("mean", "", *(cell for mean in means for cell in (f"{100 * mean:.1f}", "")))
     console.print(table, crop=False)
 
 
-def _cell(results: GridResults, data: str, method: str, optimizer: str, metric: Metric) -> str:
-    """``91.2±0.4▲``: marked where it differs from SGD by more than two standard errors of the paired difference."""
-    sample = results.sample(data, method, optimizer, metric)
-    if sample is None:
-        return "–"
+def _mark(results: GridResults, data: str, method: str, optimizer: str, metric: Metric) -> str:
+    """▲ or ▼ where a cell differs from that of SGD by more than two standard errors of the paired difference."""
     contrast = results.contrast(method, optimizer, metric)
-    claim = contrast.differences[data].claim if contrast is not None and data in contrast.differences else ""
-    return _percent(sample) + {"higher": "▲", "lower": "▼", "": " "}[claim]
+    claim = contrast.differences[data].claim if contrast is not None else ""
+    return {"higher": "▲", "lower": "▼", "": ""}[claim]
 
 
 def _percent(sample: Sample) -> str:

@@ -216,8 +216,14 @@ class RegularizedObjective:
                 return self._loss({**parameters, **dict(zip(signs, values, strict=True))}), outputs[0]
 
         chosen = tuple(parameters[name] for name in signs)
-        values, changes = jvp(moved, chosen, tuple(signs.values()))[:2]
-        (_, logits), (slope, change) = values, changes
+        try:
+            (_, logits), (slope, change) = jvp(moved, chosen, tuple(signs.values()))[:2]
+        except NotImplementedError as error:  # of weight normalisation, for one
+            words = str(error).split(" that does not")[0]
+            raise LandscapeError(
+                f"PyTorch has no forward derivative of some of this network, which htr needs ({words}); without ReLU, "
+                "regularizer.gradient = 'finite-difference' does without it"
+            ) from error
         if self.regularizer.trace == "gauss-newton":
             trace = self._output_curvature(logits, change)
         else:
@@ -227,12 +233,10 @@ class RegularizedObjective:
         return trace.detach(), gradient
 
     def _output_curvature(self, logits: Tensor, change: Tensor) -> Tensor:
-        """ḟᵀBḟ with B = ∂²L/∂f² in the outputs f and ḟ = Jv."""
-        # A node of its own: the change must not count as a function of the outputs.
-        outputs = logits.clone()
-        mean = self.objective.loss(outputs, self.objective.labels).mean
-        (first,) = torch.autograd.grad(mean, outputs, create_graph=True)
-        (second,) = torch.autograd.grad(first, outputs, change, create_graph=True)
+        """ḟᵀBḟ with B = ∂²L/∂f² in the outputs f, the logits, and ḟ = Jv."""
+        mean = self.objective.loss(logits, self.objective.labels).mean
+        (first,) = torch.autograd.grad(mean, logits, create_graph=True)
+        (second,) = torch.autograd.grad(first, logits, change, create_graph=True)
         return (second * change).sum()
 
     def _difference(self, signs: Signs, centre: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:

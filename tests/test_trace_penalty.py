@@ -321,6 +321,21 @@ def test_a_step_may_evaluate_its_objective_twice_and_the_next_has_other_probes()
     assert not torch.equal(flat(other.on(objective_of(model)).probes[0].values()), flat(wrapped.probes[0].values()))
 
 
+def test_what_the_history_gets_is_of_the_first_evaluation_not_of_the_perturbed_one() -> None:
+    model = two_layers()
+    wrapped = Htr(model, weight=2.0, trace="hessian").on(objective_of(model))
+    with pytest.raises(RuntimeError, match="no step"):
+        _ = wrapped.first
+    wrapped(update_statistics=False)
+    before = wrapped.first.clone()
+    assert before[0] == 2.0 * before[1] != 0
+    with torch.no_grad():
+        model[0].weight.add_(0.5)  # type: ignore[index, union-attr, operator]
+    assert wrapped.trace_and_gradient()[0] != before[1]
+    wrapped(update_statistics=False)
+    assert torch.equal(wrapped.first, before)
+
+
 def test_frozen_and_tied_parameters() -> None:
     model = two_layers()
     model[2].weight = model[0].weight  # type: ignore[index]
@@ -369,6 +384,24 @@ def test_differences_are_refused_under_dropout() -> None:
     with pytest.raises(LandscapeError, match="dropout"):
         Htr(model, weight=1.0, gradient="finite-difference")
     Htr(model, weight=1.0)
+
+
+def test_an_operation_without_a_forward_derivative_is_named() -> None:
+    model = two_layers()
+    model[0] = nn.utils.parametrizations.weight_norm(model[0])  # type: ignore[index, operator]
+    objective = objective_of(model)
+    with pytest.raises(LandscapeError, match=r"no forward derivative .*_weight_norm_interface.*finite-difference"):
+        Htr(model, weight=1.0).on(objective)(update_statistics=False)
+    wrapped = Htr(model, weight=1.0, gradient="finite-difference").on(objective)
+    value, _ = wrapped.trace_and_gradient()
+    # By the loss alone: PyTorch's second derivatives of weight normalisation are wrong.
+    losses = []
+    for step in (1e-4, -1e-4, -1e-4):
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.add_(wrapped.probes[0][name], alpha=step)
+        losses.append(float(objective(update_statistics=False).total.detach()))
+    assert float(value) == pytest.approx((losses[0] - 2 * losses[1] + losses[2]) / 1e-8, rel=1e-4)
 
 
 def test_a_batch_in_pieces_is_refused() -> None:

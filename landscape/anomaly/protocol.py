@@ -82,16 +82,22 @@ def read_table(path: Path) -> Table:
     """
     if not path.is_file():
         raise LandscapeError(f"no data set at {path}: give a FILE.npz with X (n, d) and y (n,), or a folder of them")
+    # Asked first: of anything else NumPy makes an array of its own, or an offer to unpickle it.
+    if not zipfile.is_zipfile(path):
+        raise LandscapeError(f"{path} is not a readable .npz file; numpy.savez(…, X=…, y=…) writes one")
     try:
         with np.load(path, allow_pickle=False) as file:
             missing = [key for key in ("X", "y") if key not in file]
             if missing:
                 raise LandscapeError(f"{path} has no array '{missing[0]}': it needs X (n, d) and y (n,), 1 = anomaly")
-            rows, labels = np.asarray(file["X"], dtype=np.float64), np.asarray(file["y"])
+            rows, labels = file["X"], file["y"]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         if isinstance(error, LandscapeError):
             raise
         raise LandscapeError(f"{path} is not a readable .npz file of numbers: {error}") from None
+    if rows.dtype.kind not in "biuf":
+        raise LandscapeError(f"{path}: X is of type {rows.dtype}, it must hold real numbers")
+    rows = rows.astype(np.float64)
     if rows.ndim != 2 or labels.shape != rows.shape[:1] or not rows.size:
         raise LandscapeError(f"{path}: X is {rows.shape} and y {labels.shape}, they must be (n, d) and (n,)")
     if not np.isfinite(rows).all():

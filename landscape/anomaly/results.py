@@ -13,6 +13,7 @@ from typing import Any, Literal
 from landscape.atomic import atomic_replacement
 from landscape.errors import LandscapeError
 from landscape.json_text import json_text
+from landscape.spread import Spread
 
 SCHEMA, SCHEMA_VERSION = "landscape-anomaly", 1
 FILE_NAME = "results.json"
@@ -39,24 +40,8 @@ class RunResult:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Numbers of runs that differ in nothing but their seed."""
-
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.values)
-
-    @property
-    def standard_deviation(self) -> float:
-        """With the divisor n − 1; NaN for a single number."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
-
-    @property
-    def standard_error(self) -> float:
-        """Of the mean: s.d./√n; NaN for a single number."""
-        return self.standard_deviation / math.sqrt(len(self.values))
+class Sample(Spread):
+    """AUCs over seeds, or differences of them."""
 
     @property
     def claim(self) -> Literal["higher", "lower", ""]:

@@ -95,6 +95,8 @@ class DetectorSubject:
     def loss(self, kind: Literal["ce", "training"]) -> AnomalyLoss:
         """The loss of the method, with weights that make the whole ½(L_head + L_tail), half of what was descended.
 
+        The weights are those of the training samples, whatever split is measured.
+
         Raises:
             LandscapeError: cross-entropy was asked for.
         """

@@ -202,4 +202,4 @@ def _clip(optimizer: EscapeOptimizer) -> None:
 def _generator(seed: int, purpose: str) -> torch.Generator:
     """Random numbers that do not depend on how many others were drawn for another purpose."""
     purposes = ("reference", "batches", "frozen", "partners")
-    return torch.Generator().manual_seed(len(purposes) * seed + purposes.index(purpose))
+    return torch.Generator().manual_seed((len(purposes) * seed + purposes.index(purpose)) % 2**63)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -14,29 +13,9 @@ from typing import Any
 from landscape.atomic import atomic_replacement
 from landscape.errors import LandscapeError
 from landscape.json_text import json_text
+from landscape.spread import Spread
 from landscape.training.loop import EpochRecord, TrainingProgress, check_vacant, is_started, train
 from landscape.training.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Spread:
-    """One accuracy over several seeds, as shares in [0, 1]."""
-
-    values: tuple[float, ...]  # one a seed, in the order of the seeds
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.values)
-
-    @property
-    def standard_deviation(self) -> float:
-        """Between seeds, with the divisor n − 1; NaN for a single seed."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
-
-    @property
-    def standard_error(self) -> float:
-        """Of the mean: s.d./√n; NaN for a single seed."""
-        return self.standard_deviation / math.sqrt(len(self.values))
 
 
 @dataclass(frozen=True)
@@ -45,7 +24,7 @@ class SeedSummary:
 
     seeds: tuple[int, ...]
     epoch: int  # 1-based, of every run
-    accuracy: dict[str, Spread]  # all, and head, mid, tail by index; a group without classes is left out
+    accuracy: dict[str, Spread]  # in [0, 1]: all, and head, mid, tail by index; a group without classes is left out
     accuracy_by_count: dict[str, Spread]  # head, mid, tail by number of training images; likewise
 
     @classmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from support.anomalies import write_table
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from landscape.anomaly.methods import METHODS, DeepSad, DeviationLoss, DevNet, DistanceLoss, PairLoss, PReNet, method_of
 from landscape.anomaly.protocol import DetectionData, draw, read_table
-from landscape.anomaly.training import DetectorRecipe, GroupMeanObjective, new_detector, train_detector
+from landscape.anomaly.training import DetectorRecipe, GroupMeanObjective, _generator, new_detector, train_detector
 from landscape.errors import LandscapeError
 from landscape.optim import build_optimizer
 
@@ -160,6 +162,31 @@ def test_a_step_of_imbsam_by_hand(data: DetectionData) -> None:
     optimizer.step(GroupMeanObjective(detector, detector.loss, inputs, kinds, torch.tensor([False, True])))
     after = torch.nn.utils.parameters_to_vector(detector.parameters()).detach()
     assert torch.allclose(after, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_run_of_sgd_by_hand(data: DetectionData, method: str) -> None:
+    """20 steps an epoch: momentum 0.9, weight decay, the rate ½(1 + cos(πe/E)) of the first, gradients of norm ≤ 1."""
+    chosen = dataclasses.replace(recipe(method, "sgd", epochs=2), weight_decay=0.01)
+    detector = new_detector(chosen, data.train)
+    velocity = [torch.zeros_like(p) for p in detector.parameters()]
+    generator, clipped = _generator(chosen.seed, "batches"), 0
+    for rate in (chosen.lr, chosen.lr / 2):
+        inputs, kinds = detector.draw_batches(data.unlabelled, data.anomalies, 20, 512, generator)
+        tail = torch.tensor(detector.is_tail)[kinds]
+        for batch in inputs:
+            losses = detector.loss.per_sample(detector(batch), kinds)
+            gradient = torch.autograd.grad(losses[~tail].mean() + losses[tail].mean(), list(detector.parameters()))
+            norm = torch.cat([g.flatten() for g in gradient]).norm()
+            clipped += bool(norm > 1)
+            with torch.no_grad():
+                for p, v, g in zip(detector.parameters(), velocity, gradient, strict=True):
+                    v.mul_(0.9).add_(g / norm.clamp(min=1) + 0.01 * p)
+                    p.sub_(rate * v)
+    assert clipped > 0
+    found = train_detector(data, chosen).detector
+    for one, other in zip(found.parameters(), detector.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", list(METHODS))

@@ -94,7 +94,9 @@ def test_tables_of_a_folder(tmp_path: Path) -> None:
         ({"X": np.full((9, 2), np.nan), "y": np.arange(9) % 2}, "not finite"),
         ({"X": np.zeros((9, 2)), "y": np.arange(9)}, "must be 1 for an anomaly"),
         ({"X": np.zeros((9, 2)), "y": np.arange(9) // 8}, "1 anomalies in 9 rows"),
-        ({"X": np.array([["a", "b"]] * 9), "y": np.arange(9) % 2}, "not a readable"),
+        ({"X": np.array([["a", "b"]] * 9), "y": np.arange(9) % 2}, "must hold real numbers"),
+        ({"X": np.array([["a", None]] * 9), "y": np.arange(9) % 2}, "not a readable"),
+        ({"X": np.full((9, 2), 1 + 1j), "y": np.arange(9) % 2}, "must hold real numbers"),
     ],
 )
 def test_bad_tables_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
@@ -104,11 +106,18 @@ def test_bad_tables_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray], m
         read_table(path)
 
 
+def test_files_that_are_no_archive_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.save(tmp_path / "single.npy", np.zeros((9, 2)))
+    whole = write_table(tmp_path / "whole.npz").read_bytes()
+    for content in (b"", b"no archive", (tmp_path / "single.npy").read_bytes(), whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(LandscapeError, match=r"not a readable \.npz file"):
+            read_table(path)
+
+
 def test_no_table(tmp_path: Path) -> None:
     with pytest.raises(LandscapeError, match="no data set at"):
-        read_table(tmp_path / "a.npz")
-    (tmp_path / "a.npz").write_text("no archive")
-    with pytest.raises(LandscapeError, match="not a readable"):
         read_table(tmp_path / "a.npz")
     table = read_table(write_table(tmp_path / "b.npz"))
     with pytest.raises(LandscapeError, match="above 0 and at most 1"):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from landscape_cli.anomaly import _print_method
+from rich.console import Console
 from support.anomalies import write_table
 from support.command import Call, make_call
 
+from landscape.anomaly.results import GridResults, RunResult
 from landscape.store import SpectrumFile
 
 MEASURE = ("--pairs", 1, "--tol", 0.05, "--max-matvecs", 30, "--probes", 2, "--max-probes", 2, "--steps", 6)
@@ -51,6 +55,12 @@ def test_from_table_to_verdict(call: Call, folder: Path) -> None:
     assert victim.with_name("seed-0.safetensors").stat().st_mtime_ns == kept
     assert json.loads((out / "results.json").read_text())["runs"] == results["runs"]
 
+    fewer = call("anomaly", "--data", data, *TRAIN, "--optimizer", "sgd", "-o", out)
+    assert len(json.loads((out / "results.json").read_text())["runs"]) == 3
+    assert "6 runs of the folder were not asked for" in fewer.out
+    assert "not asked for" not in again.out
+    call("anomaly", "--data", data, *TRAIN, "-o", out)
+
     refused = call("anomaly", "--data", data, *TRAIN, "--rho", 0.5, "-o", out)
     assert refused.code == 1
     assert "rho = 0.05, not 0.5" in refused.err
@@ -76,6 +86,24 @@ def test_from_table_to_verdict(call: Call, folder: Path) -> None:
     assert call("plot", folder / "x.h5", "--kind", "classes", "-o", folder / "x.pdf").code == 0
 
 
+def test_a_table_fits_an_ordinary_terminal_with_all_its_marks() -> None:
+    """80 columns; long names, three digits before the point, and a mark on either side."""
+    offsets = {"sgd": 0.0, "sam": -0.01, "imbsam": 0.01}
+    runs = tuple(
+        RunResult("mammography", "devnet", name, seed, 1.0, 0.3 + 0.2 * seed + off * (1 + seed), 0.1, 1, 1, "x")
+        for name, off in offsets.items()
+        for seed in range(3)
+    )
+    out = io.StringIO()
+    _print_method(GridResults(runs, {}, ""), "devnet", "auc_pr", Console(file=out, width=80))
+    (row,) = (line for line in out.getvalue().splitlines() if "mammography" in line)
+    assert row.split() == ["mammography", "10.0", "50.0±20.0", "48.0±19.0", "▼", "52.0±21.0", "▲"]
+    assert max(map(len, out.getvalue().splitlines())) <= 80
+    _print_method(GridResults(runs, {}, ""), "devnet", "auc_roc", Console(file=out, width=80))
+    row = [line for line in out.getvalue().splitlines() if "mammography" in line][-1]
+    assert row.split() == ["mammography", "50.0", *["100.0±0.0"] * 3]
+
+
 def test_what_is_refused(call: Call, folder: Path) -> None:
     out, data = folder / "out", folder / "data"
     assert call("anomaly", "--data", data, *TRAIN, "--optimizer", "sgd", "-o", out).code == 0
@@ -95,5 +123,7 @@ def test_what_is_refused(call: Call, folder: Path) -> None:
     assert "name it with --data" in call("spectrum", one, "-o", folder / "x.h5").err
     moved = call("spectrum", one, "--data", data / "moved.npz", *MEASURE, "-o", folder / "x.h5")
     assert moved.code == 0
-    for flag, value in (("--seeds", "0,0"), ("--labelled", 0), ("--method", "ganomaly")):
+    largest = ("--seeds", 2**63 - 1, *TRAIN[:2], "--epochs", 1)
+    assert call("anomaly", "--data", data, *largest, "-o", folder / "largest").code == 0
+    for flag, value in (("--seeds", "0,0"), ("--seeds", 2**63), ("--labelled", 0), ("--method", "ganomaly")):
         assert call("anomaly", "--data", data, flag, value, "-o", out).code == 2

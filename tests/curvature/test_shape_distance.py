@@ -64,6 +64,26 @@ def test_the_measure_has_unit_mass_and_unit_mean_magnitude() -> None:
     assert np.abs(places) @ shares == pytest.approx(1.0)
 
 
+def test_the_error_is_the_jackknife_over_the_probes_of_both() -> None:
+    """Var = Σ over parts of (R − 1)/R Σ_r (W_{−r} − mean)², each W_{−r} that of a spectrum measured without probe r."""
+    parts = [
+        quadrature_of(class_eigenvalues(rarity, size, seed), num_probes=probes, num_steps=20, deflate=(3, 5), seed=seed)
+        for rarity, size, seed, probes in ((0.2, 600, 0, 3), (0.7, 300, 1, 4))
+    ]
+    variance = 0.0
+    for place, part in enumerate(parts):
+        values = []
+        for probe in range(len(part.probe_mass)):
+            rows = {
+                name: np.delete(getattr(part, name), probe, axis=0)
+                for name in ("nodes", "weights", "alpha", "beta", "num_steps", "probe_mass")
+            }
+            values.append(shape_distance(dataclasses.replace(part, **rows), parts[1 - place]).value)
+        count = len(values)
+        variance += (count - 1) / count * sum((value - np.mean(values)) ** 2 for value in values)
+    assert shape_distance(*parts).standard_error == pytest.approx(variance**0.5, rel=1e-9)
+
+
 def test_the_error_is_that_of_repeated_probes_and_unknown_for_one() -> None:
     spectra = class_eigenvalues(0.2, 600, 0), class_eigenvalues(0.7, 300, 1)
     found = []

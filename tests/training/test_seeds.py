@@ -13,9 +13,10 @@ from support.command import Call, make_call
 from support.runs import StopAfter, assert_same_tensors, files_below, tiny_recipe, write_image_folder
 
 from landscape.errors import LandscapeError
+from landscape.spread import Spread
 from landscape.training import load_checkpoint, read_history, train
 from landscape.training.loop import EpochRecord, Silent
-from landscape.training.seeds import SeedSummary, Spread, train_seeds
+from landscape.training.seeds import SeedSummary, train_seeds
 
 RECIPE = tiny_recipe(schedule={"epochs": 2})
 TRAIN = ("train", "--data", "digits", "--imbalance", "exp:10", "--model", "mlp", "--lr", 0.05, "--batch-size", 64)
