@@ -22,13 +22,13 @@ import landscape
 from landscape.data import ClassGroups
 from landscape.data.longtailed import class_groups
 from landscape.json_text import json_text
+from landscape.spread import Spread
 from landscape.store import check_replaceable
 from landscape.store.calibration_file import CALIBRATION_SCHEMA, CalibrationFile
 from landscape.store.features_file import FeaturesFile
 from landscape.training.checkpoint import file_sha256
 from landscape.training.evaluation import Evaluation
 from landscape.training.recipe import resolve_device
-from landscape.training.seeds import Spread
 from landscape.twostage.second_stage import SecondStage, SeedOutcome, kept_per_class
 from landscape.twostage.settings import METHODS, TABLES, TRAINED, Method, two_stage_settings
 
