@@ -110,7 +110,7 @@ def test_a_trained_checkpoint_is_opened_with_its_head(tmp_path: Path) -> None:
     train(tiny_recipe(model={"head": "learned-cosine"}, schedule={"epochs": 2}), tmp_path / "run")
     model = load_checkpoint(tmp_path / "run").build_model()
     assert isinstance(model.head, LearnedCosineHead)
-    assert float(model.head.raw_scale) != 10.0  # it learns
+    assert model.head.raw_scale.item() != 10.0  # it learns
     assert float(model.head.bias.abs().max()) > 0
     subject = open_subject(tmp_path / "run")
     assert subject.logit_scale == 1.0
