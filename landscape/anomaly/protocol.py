@@ -17,8 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import MinMaxScaler
 from torch import Tensor
 
 from landscape.errors import LandscapeError
@@ -141,6 +139,10 @@ def draw(table: Table, *, labelled: float, seed: int) -> DetectionData:
     Raises:
         LandscapeError: the share is out of range, or too few anomalies are left to be on both sides.
     """
+    # Here, since `landscape spectrum` imports this module for every checkpoint, and scikit-learn takes its time.
+    from sklearn.model_selection import train_test_split
+    from sklearn.preprocessing import MinMaxScaler
+
     if not 0 < labelled <= 1:
         raise LandscapeError(f"--labelled {labelled:g}: a share of the training anomalies, above 0 and at most 1")
     random = np.random.default_rng(seed)

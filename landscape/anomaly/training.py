@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
@@ -165,6 +164,9 @@ def judge(detector: Detector, data: DetectionData, recipe: DetectorRecipe) -> Tr
     Raises:
         LandscapeError: a score is not finite.
     """
+    # Here for the reason given in landscape/anomaly/protocol.py.
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     with torch.no_grad():
         scores = detector.scores(data.test, data.unlabelled, data.anomalies, _generator(recipe.seed, "partners"))
         samples, kinds = frozen_samples(detector, data, recipe)
