@@ -16,7 +16,7 @@ from rich.table import Table
 
 from landscape.anomaly.grid import Grid, run_grid
 from landscape.anomaly.methods import METHODS
-from landscape.anomaly.results import FILE_NAME, METRICS, GridResults, Metric, RunResult, Sample
+from landscape.anomaly.results import FILE_NAME, METRICS, TITLES, GridResults, Metric, RunResult, Sample
 from landscape.anomaly.training import OPTIMIZERS, DetectorRecipe
 from landscape.training.recipe import resolve_device
 
@@ -24,7 +24,6 @@ from .checks import finite, seed_list
 from .progress import WithBar, console, duration, several
 
 _DEFAULT = Grid(data=(), methods=(), optimizers=(), seeds=())
-_TITLES = {"auc_roc": "AUC-ROC", "auc_pr": "AUC-PR", "sgd": "SGD", "sam": "SAM", "imbsam": "ImbSAM"}
 
 
 @click.command(name="anomaly")
@@ -115,8 +114,8 @@ def command(
 
     The folder gets `DATA/METHOD-OPTIMIZER/seed-N.safetensors`, a checkpoint a run, and `results.json`, the table of all
     that this command names. The same command goes on with the runs that are missing; one that names more trains only
-    what is new. `landscape spectrum CHECKPOINT --per-class` measures what the losses of
-    normal rows and anomalies look like at the end.
+    what is new. `landscape spectrum CHECKPOINT --per-class` measures what the losses of normal rows and anomalies look
+    like at the end.
     """
     chosen = tuple(METHODS) if "all" in methods else tuple(dict.fromkeys(methods))
     grid = Grid(
@@ -189,12 +188,12 @@ def _print_method(results: GridResults, method: str, metric: Metric, console: Co
     """A row a data set, a column an optimiser: mean ± s.d. over seeds, in percent."""
     optimizers = results.names("optimizer")
     # A table a metric: beside each other they are wider than a terminal, which would cut off the marks.
-    title = f"{method}, {_TITLES[metric]}"
+    title = f"{method}, {TITLES[metric]}"
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
     table.add_column("")
     table.add_column("random", justify="right", no_wrap=True)
     for optimizer in optimizers:
-        table.add_column(_TITLES[optimizer], justify="right", no_wrap=True)
+        table.add_column(TITLES[optimizer], justify="right", no_wrap=True)
         table.add_column("", no_wrap=True)
     samples: dict[str, list[Sample]] = {optimizer: [] for optimizer in optimizers}
     for data in results.names("data"):
@@ -237,8 +236,8 @@ def _print_contrasts(results: GridResults, console: Console) -> None:
         error = "" if len(contrast.differences) < 2 else f" ± {100 * contrast.standard_error:.2f}"
         table.add_row(
             contrast.method,
-            f"{_TITLES[contrast.optimizer]} − {_TITLES[contrast.baseline]}",
-            _TITLES[contrast.metric],
+            f"{TITLES[contrast.optimizer]} − {TITLES[contrast.baseline]}",
+            TITLES[contrast.metric],
             f"{100 * contrast.mean:+.2f}{error}",
             f"{claims.count('higher')}/{claims.count('lower')} of {len(claims)}",
             "–" if contrast.p_value != contrast.p_value else f"{contrast.p_value:.2g}",

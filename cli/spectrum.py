@@ -15,7 +15,7 @@ from landscape.anomaly.subject import DetectorSubject, open_detector
 from landscape.curvature import MeasureSettings
 from landscape.errors import LandscapeError
 from landscape.store import SpectrumFile, check_output
-from landscape.study import Budget, StudyPlan, Subject, Sweep, run_study
+from landscape.study import Budget, Measured, StudyPlan, Sweep, run_study
 from landscape.study.plan import BATCH_SIZE
 
 from .checks import finite, int64
@@ -209,7 +209,7 @@ def command(
     check_output(output)
     # One more checkpoint for a sweep that is there already is a sweep too.
     goes_on = output.exists() and not overwrite and SpectrumFile.open(output).is_sweep
-    subject: Subject | DetectorSubject | Sweep
+    subject: Measured | Sweep
     if factory is None and any(map(is_detector, checkpoints)):
         subject = _detector(checkpoints, fields)
     elif len(checkpoints) > 1 or goes_on:

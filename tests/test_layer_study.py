@@ -6,15 +6,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import pytest
-from support.command import Call, make_call
+from support.command import Call
 
 from landscape.training import read_history
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    return make_call(monkeypatch, capfd)
 
 
 def test_train_with_and_without_then_sweep_layers_and_draw(call: Call, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -144,8 +144,8 @@ def _result(name: str, file: DetectorFile, folder: Path) -> RunResult:
 
 
 def _checked(file: DetectorFile, wanted: DetectorRecipe) -> DetectorFile:
-    found, asked = asdict(file.recipe), asdict(wanted)
-    for key, value in asked.items():
+    found = file.recipe.dump()
+    for key, value in wanted.dump().items():
         if found[key] != value:
             raise LandscapeError(
                 f"{file.path} was trained with {key} = {found[key]}, not {value}: give another -o, or --overwrite to "

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from scipy.stats import wilcoxon
+
 from landscape.atomic import atomic_replacement
 from landscape.errors import LandscapeError
 from landscape.json_text import json_text
@@ -21,6 +23,18 @@ BASELINE = "sgd"
 
 Metric = Literal["auc_roc", "auc_pr"]
 METRICS: tuple[Metric, Metric] = ("auc_roc", "auc_pr")
+
+TITLES = {
+    "devnet": "DevNet",
+    "deepsad": "DeepSAD",
+    "prenet": "PReNet",
+    "sgd": "SGD",
+    "sam": "SAM",
+    "imbsam": "ImbSAM",
+    "auc_roc": "AUC-ROC",
+    "auc_pr": "AUC-PR",
+}
+"""What tables and figures call methods, optimisers and metrics."""
 
 
 @dataclass(frozen=True)
@@ -207,8 +221,6 @@ def signed_rank_p(differences: Sequence[float]) -> float:
 
     With nine differences the smallest p is 2/2⁹ = 0.0039. NaN for fewer than two differences that are not 0.
     """
-    from scipy.stats import wilcoxon  # takes longer to import than a results file to describe
-
     moved = [value for value in differences if value != 0]
     return float(wilcoxon(moved, method="exact").pvalue) if len(moved) > 1 else math.nan
 

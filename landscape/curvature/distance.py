@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import wasserstein_distance
 
 from landscape.curvature.results import Array, SpectralDensity
 from landscape.errors import LandscapeError
@@ -79,6 +80,4 @@ def normalized_measure(density: SpectralDensity, *, without: int | None = None) 
 
 
 def _distance(first: tuple[Array, Array], other: tuple[Array, Array]) -> float:
-    from scipy.stats import wasserstein_distance  # here: half a second that no other figure needs
-
     return float(wasserstein_distance(first[0], other[0], first[1], other[1]))

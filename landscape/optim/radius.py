@@ -22,7 +22,7 @@ class Radius:
     |--------------------------------------------------|---------------------------------------------------------|
     | ``0.05``                                         | 0.05                                                    |
     | ``linear:0.05:0.8``                              | a + (b−a)·e/(E−1)                                       |
-    | ``cosine:0.0005:0.008``                         | a + (b−a)·(1 − cos(πe/(E−1)))/2                         |
+    | ``cosine:0.0005:0.008``                          | a + (b−a)·(1 − cos(πe/(E−1)))/2                         |
     | ``step:0.05,0.1@5/200,0.5@160/200,0.6@180/200``  | the last value whose share k/K has round(E·k/K) ≤ e     |
 
     The first epoch has the first value and the last epoch of ``linear`` and ``cosine`` the last one; a run of one epoch

@@ -11,13 +11,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from landscape.anomaly.results import BASELINE, GridResults
+from landscape.anomaly.results import BASELINE, TITLES, GridResults
 from landscape.errors import LandscapeError
 from landscape.plotting.style import PALETTE, Column, Drawing, literal, new_figure, style
 
 Array = NDArray[np.float64]
 
-_TITLES = {"devnet": "DevNet", "deepsad": "DeepSAD", "prenet": "PReNet", "sgd": "SGD", "sam": "SAM", "imbsam": "ImbSAM"}
 _LOOKS: dict[str, tuple[str | tuple[float, float, float], str]] = {
     "sgd": ("0.35", "o"),
     "sam": (PALETTE[0], "s"),
@@ -90,7 +89,7 @@ def _draw(data: list[str], methods: list[str], optimizers: list[str], table: dic
     panels = figure.subplots(rows, len(methods), sharey=True, squeeze=False)
     for m, method in enumerate(methods):
         _levels(panels[0, m], table, m, optimizers)
-        panels[0, m].set_title(_TITLES.get(method, method))
+        panels[0, m].set_title(TITLES[method])
         if paired:
             _differences(panels[1, m], table, m, optimizers)
     # The axes share what is below: the first data set is at the top.
@@ -148,7 +147,7 @@ def _differences(axes: Axes, table: dict[str, Array], m: int, optimizers: list[s
                       markerfacecolor=color if claimed else "white", markeredgewidth=0.7, zorder=3)  # fmt: skip
         p_value = table["p_wilcoxon"][m, o]
         if math.isfinite(p_value):
-            words.append(f"{_TITLES[optimizer]} p = {p_value:.2g}")
+            words.append(f"{TITLES[optimizer]} p = {p_value:.2g}")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("Δ AUC-PR to SGD, points ± 2 s.e.")
     axes.set_title(", ".join(words))
@@ -165,4 +164,4 @@ def _finite(errors: Array) -> Array:
 
 def _handle(optimizer: str) -> Line2D:
     color, marker = _LOOKS[optimizer]
-    return Line2D([], [], linestyle="none", marker=marker, markersize=4, color=color, label=_TITLES[optimizer])
+    return Line2D([], [], linestyle="none", marker=marker, markersize=4, color=color, label=TITLES[optimizer])

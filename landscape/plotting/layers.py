@@ -66,10 +66,10 @@ def _study(epochs: Epochs) -> _Study:
                 layers.setdefault(spectrum.part, spectrum.label)
     complete = [epoch for epoch in epochs if (epoch, "all") in parts and any((epoch, part) in parts for part in layers)]
     if not complete:
-        lacks = "the whole network ('all')" if layers else "layers"
+        lacks = "the whole network ('all')" if layers else "any layer"
         raise LandscapeError(
-            f"layers are drawn beside the whole, and {lacks} is not in this file: the command that made it adds it "
-            "with --whole --per-layer"
+            f"layers are drawn beside the whole network, and this file has no epoch with {lacks} complete: the command "
+            "that made it adds what is missing with --whole --per-layer"
         )
     return _Study(complete, layers, parts)
 

@@ -49,33 +49,57 @@ def check_replaceable(path: str | os.PathLike[str], schema: str, *, overwrite: b
         raise LandscapeError(f"'{path}' already exists: give --overwrite to replace it, or another -o")
 
 
-@contextmanager
-def open_results(path: Path, schema: str, version: int, maker: str) -> Iterator[h5py.File]:
-    """A results file of one schema, open for reading.
+def open_hdf5(path: Path, maker: str) -> h5py.File:
+    """Open a file for reading.
 
     Args:
         maker: the command that writes such files, for the message.
 
     Raises:
-        LandscapeError: missing, not HDF5, of another schema (which is named), of a newer version, or incomplete.
+        LandscapeError: missing, not HDF5, or cut short.
     """
     if not path.exists():
         raise LandscapeError(f"no file '{path}': `{maker} -o {path}` would write it")
     if not path.is_file() or not h5py.is_hdf5(path):
         raise LandscapeError(f"'{path}' is not an HDF5 file: give one written by `{maker}`")
     try:
-        file = h5py.File(path, "r")
+        return h5py.File(path, "r")
     except OSError as error:
         raise LandscapeError(f"'{path}' cannot be read, it may be cut short: copy or compute it again") from error
-    with file:
+
+
+def check_version(file: h5py.File, path: Path, newest: int) -> int:
+    """The schema version of a file.
+
+    Raises:
+        LandscapeError: it has none, or one that this landscape is too old for.
+    """
+    version = file.attrs.get("schema_version")
+    if not isinstance(version, int | np.integer):
+        raise LandscapeError(f"'{path}' is damaged: schema_version = {short(version)} is no integer; compute it again")
+    if version > newest:
+        raise LandscapeError(
+            f"'{path}' has schema version {version}, this landscape reads up to {newest}: upgrade landscape"
+        )
+    return int(version)
+
+
+@contextmanager
+def open_results(path: Path, schema: str, newest: int, maker: str) -> Iterator[h5py.File]:
+    """A results file of one schema, open for reading.
+
+    Args:
+        newest: the version of the schema up to which it can be read.
+        maker: the command that writes such files, for the message.
+
+    Raises:
+        LandscapeError: missing, not HDF5, of another schema (which is named), of a newer version, or incomplete.
+    """
+    with open_hdf5(path, maker) as file:
         found = file.attrs.get("schema")
         if found != schema:
             raise LandscapeError(f"'{path}' is of schema {short(found)}, not '{schema}': give one written by `{maker}`")
-        held = int(file.attrs["schema_version"])
-        if held > version:
-            raise LandscapeError(
-                f"'{path}' has {schema} version {held}, this landscape reads up to {version}: upgrade landscape"
-            )
+        check_version(file, path, newest)
         try:
             yield file
         except KeyError as error:

@@ -24,7 +24,16 @@ from numpy.typing import NDArray
 from landscape.atomic import atomic_replacement
 from landscape.curvature.results import BatchSpectra, PartSpectrum
 from landscape.errors import LandscapeError, did_you_mean
-from landscape.store.hdf5 import SUFFIXES, MetaValue, read_meta, schema_of, short, write_meta
+from landscape.store.hdf5 import (
+    SUFFIXES,
+    MetaValue,
+    check_version,
+    open_hdf5,
+    read_meta,
+    schema_of,
+    short,
+    write_meta,
+)
 
 SCHEMA = "landscape-spectra"
 SCHEMA_VERSION = 3
@@ -481,29 +490,14 @@ def _by_kind(parts: Sequence[str]) -> dict[str, list[str]]:
 
 def _open_checked(path: Path) -> h5py.File:
     """Open for reading, after making sure that it is ours and that we can read it."""
-    if not path.exists():
-        raise LandscapeError(f"no file '{path}': `landscape spectrum CHECKPOINT -o {path}` would write it")
-    if not path.is_file() or not h5py.is_hdf5(path):
-        raise LandscapeError(f"'{path}' is not an HDF5 file: give one written by `landscape spectrum -o`")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise LandscapeError(f"'{path}' cannot be read, it may be cut short: copy or compute it again") from error
+    file = open_hdf5(path, "landscape spectrum CHECKPOINT")
     try:
         if file.attrs.get("schema") != SCHEMA:
             raise LandscapeError(
                 f"'{path}' is HDF5 but holds no spectra (no attribute schema = '{SCHEMA}'): "
                 "give one written by `landscape spectrum -o`"
             )
-        version = file.attrs.get("schema_version")
-        if not isinstance(version, int | np.integer):
-            raise LandscapeError(
-                f"'{path}' is damaged: schema_version = {short(version)} is no integer; compute it again"
-            )
-        if version > SCHEMA_VERSION:
-            raise LandscapeError(
-                f"'{path}' has schema version {version}, this landscape reads up to {SCHEMA_VERSION}: upgrade landscape"
-            )
+        version = check_version(file, path, SCHEMA_VERSION)
         for name in ("meta", "spectra", "runs") if version >= 3 else ("meta", "spectra"):
             if not isinstance(file.get(name), h5py.Group):
                 raise LandscapeError(f"'{path}' is damaged: it has no group /{name}; compute it again")

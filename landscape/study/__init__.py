@@ -8,11 +8,12 @@ budget holds, `runner` does it. It decides what is written beside the numbers, a
 from landscape.study.cost import Budget, Cost
 from landscape.study.plan import StudyPlan, build_problem, plan_parts
 from landscape.study.runner import Quiet, StudyProgress, run_study
-from landscape.study.subject import Subject, Sweep, open_subject, open_sweep
+from landscape.study.subject import Measured, Subject, Sweep, open_subject, open_sweep
 
 __all__ = [
     "Budget",
     "Cost",
+    "Measured",
     "Quiet",
     "StudyPlan",
     "StudyProgress",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from landscape.anomaly.subject import DetectorSubject
 from landscape.curvature import (
     MeasureSettings,
     Part,
@@ -24,7 +23,7 @@ from landscape.curvature import (
 from landscape.curvature.parts import LayerUnit
 from landscape.errors import LandscapeError
 from landscape.study.cost import Budget
-from landscape.study.subject import Subject
+from landscape.study.subject import Measured, MeasuredSamples
 
 BATCH_SIZE = 128
 """Images a mini-batch."""
@@ -73,7 +72,7 @@ class StudyPlan:
             )
 
 
-def plan_parts(plan: StudyPlan, labels: Tensor, subject: Subject | DetectorSubject) -> list[Part]:
+def plan_parts(plan: StudyPlan, labels: Tensor, subject: Measured) -> list[Part]:
     """The parts that a plan names, in the order in which they are measured; none if it names mini-batches only."""
     names = subject.data.class_names
     by_samples: list[Part] = []
@@ -98,7 +97,7 @@ def part_size(part: Part, num_samples: int, model: nn.Module) -> tuple[int, int]
     return samples, sum(sizes[name] for name in part.parameters or sizes)
 
 
-def build_problem(subject: Subject | DetectorSubject, plan: StudyPlan, images: Any, device: torch.device) -> Problem:
+def build_problem(subject: Measured, plan: StudyPlan, images: MeasuredSamples, device: torch.device) -> Problem:
     """The whole question of a study; every part is a restriction of it."""
     dtype = getattr(torch, plan.dtype)
     return Problem(

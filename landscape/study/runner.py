@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 import landscape
-from landscape.anomaly.subject import DetectorSubject
 from landscape.curvature import Measurement, MeasureSettings, Part, Problem
 from landscape.curvature.batches import batch_spectra, draw_batches
 from landscape.curvature.operators import free_memory
@@ -28,7 +27,7 @@ from landscape.lock import writing
 from landscape.store import MetaValue, PartSummary, RunValue, SpectrumFile, check_output, epoch_prefix
 from landscape.study.cost import Cost, Ledger, estimate_cost, refuse_small_budget
 from landscape.study.plan import StudyPlan, build_problem, part_size, plan_parts
-from landscape.study.subject import Subject, Sweep, recipe_difference
+from landscape.study.subject import Measured, MeasuredSamples, Sweep, recipe_difference
 from landscape.training.recipe import Recipe, resolve_device
 
 # What must agree before a part is added to an existing file; a single checkpoint's SHA-256 and a sweep's recipe too.
@@ -88,7 +87,7 @@ class Quiet:
 
 
 def run_study(
-    subject: Subject | DetectorSubject | Sweep,
+    subject: Measured | Sweep,
     plan: StudyPlan,
     output: Path,
     *,
@@ -168,7 +167,7 @@ class _Vectors:
 class _Study:
     def __init__(
         self,
-        subject: Subject | DetectorSubject | Sweep,
+        subject: Measured | Sweep,
         plan: StudyPlan,
         output: Path,
         command: str,
@@ -343,7 +342,7 @@ class _Study:
     def _register(
         self,
         file: SpectrumFile | None,
-        subject: Subject | DetectorSubject,
+        subject: Measured,
         epoch: int | None,
         problem: Problem,
         *,
@@ -557,9 +556,7 @@ def _is_layer(part: Part) -> bool:
     return part.parameters is not None
 
 
-def _run(
-    subject: Subject | DetectorSubject, plan: StudyPlan, device: torch.device, command: str
-) -> dict[str, RunValue]:
+def _run(subject: Measured, plan: StudyPlan, device: torch.device, command: str) -> dict[str, RunValue]:
     """What may differ between the runs that fill one file."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
@@ -579,7 +576,7 @@ def _run(
     }
 
 
-def _meta(subject: Subject | DetectorSubject, plan: StudyPlan, images: Any) -> dict[str, MetaValue]:
+def _meta(subject: Measured, plan: StudyPlan, images: MeasuredSamples) -> dict[str, MetaValue]:
     """What all runs share, but for what belongs to a single checkpoint."""
     return {
         **subject.describe(),

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +33,89 @@ from landscape.training.recipe import DataRecipe, Recipe
 from landscape.training.schedules import milestone
 
 
+class MeasuredSamples(Protocol):
+    """One split of the samples, in memory."""
+
+    @property
+    def labels(self) -> Tensor:
+        """``(N,)`` int64: the class that each sample is measured with."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def fingerprint(self) -> str:
+        """SHA-256 of samples and labels in their order."""
+        ...
+
+
+class MeasuredData(Protocol):
+    """The samples by split, and their classes."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Training samples of each class."""
+        ...
+
+    def split(self, name: Literal["train", "test"]) -> MeasuredSamples: ...
+
+
+class Measured(Protocol):
+    """What a study needs to know of a trained model: :class:`Subject`, or a detector of :mod:`landscape.anomaly`."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def data(self) -> MeasuredData: ...
+
+    @property
+    def groups(self) -> ClassGroups:
+        """Head, mid and tail of the classes."""
+        ...
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """Of the training, which a sweep must share; ``None`` where there can be no sweep or it is not known."""
+        ...
+
+    @property
+    def epoch(self) -> int | None: ...
+
+    @property
+    def source(self) -> str:
+        """Where the samples come from."""
+        ...
+
+    @property
+    def default_loss(self) -> Literal["ce", "training"]: ...
+
+    def loss(self, kind: Literal["ce", "training"]) -> ClassificationLoss: ...
+
+    def samples(self, split: Any, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What the model takes and what the loss is told, on the device, of a split of its own data."""
+        ...
+
+    def accuracy(self, outputs: Tensor, targets: Tensor) -> float | None:
+        """Share of right answers; ``None`` for a model that gives none."""
+        ...
+
+    def describe(self) -> dict[str, MetaValue]:
+        """What a results file says of it."""
+        ...
+
+
 @dataclass(frozen=True)
 class Subject:
-    """A model with its weights, and the data it is to be measured on."""
+    """A classifier with its weights, and the data it is to be measured on."""
 
     path: Path
     sha256: str

@@ -27,6 +27,13 @@ class Evaluation:
     correct: tuple[int, ...]  # (C,)
     total: tuple[int, ...]  # (C,)
 
+    @classmethod
+    def of(cls, labels: Tensor, predicted: Tensor, num_classes: int) -> Evaluation:
+        """Count predictions ``(N,)`` against labels ``(N,)``."""
+        right = labels[predicted == labels]
+        correct, total = (torch.bincount(each, minlength=num_classes).tolist() for each in (right, labels))
+        return cls(tuple(correct), tuple(total))
+
     @property
     def accuracy(self) -> float:
         """Share of all samples; on a balanced test set it equals the mean over classes."""
@@ -160,7 +167,4 @@ def evaluate_with_flips(
 
 
 def _count(data: LabelledImages, predicted: list[Tensor]) -> Evaluation:
-    labels = data.labels.cpu()
-    right = labels[torch.cat(predicted).cpu() == labels]
-    correct, total = (torch.bincount(each, minlength=data.num_classes).tolist() for each in (right, labels))
-    return Evaluation(tuple(correct), tuple(total))
+    return Evaluation.of(data.labels.cpu(), torch.cat(predicted).cpu(), data.num_classes)

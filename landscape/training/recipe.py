@@ -240,13 +240,13 @@ class RegularizerRecipe(_Section):
     )
     gradient: Literal["exact", "finite-difference"] | None = Field(
         None,
-        description="exact: third derivatives, a step costs some 14 of SGD, 8 with layers = middle; "
+        description="exact: third derivatives, a step costs some 18 of SGD, 9 with layers = middle; "
         "finite-difference: 4, but useless in networks with ReLU, whose gradients jump; exact if not given",
     )
     trace: Literal["hessian", "clamped", "gauss-newton"] | None = Field(
         None,
         description="hessian: as published; has no lower bound and rewards negative curvature, that is, saddles. "
-        "clamped: no reward below 0 for the sum over layers. gauss-newton: never negative, a step costs some 5 of SGD; "
+        "clamped: no reward below 0 for the sum over layers. gauss-newton: never negative, a step costs some 6 of SGD; "
         "clamped if not given",
     )
 

@@ -112,11 +112,7 @@ class SecondStage:
             )
 
     def _evaluation(self, predicted: Tensor) -> Evaluation:
-        right = self.test_labels[predicted == self.test_labels]
-        correct, total = (
-            torch.bincount(each, minlength=self.num_classes).tolist() for each in (right, self.test_labels)
-        )
-        return Evaluation(tuple(correct), tuple(total))
+        return Evaluation.of(self.test_labels, predicted, self.num_classes)
 
     def _deviations(self) -> Tensor:
         """(C, d) standard deviation of every feature in every class; of a class of one sample the pooled one."""

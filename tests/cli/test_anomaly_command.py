@@ -10,18 +10,13 @@ import pytest
 from landscape_cli.anomaly import _print_method
 from rich.console import Console
 from support.anomalies import write_table
-from support.command import Call, make_call
+from support.command import Call
 
 from landscape.anomaly.results import GridResults, RunResult
 from landscape.store import SpectrumFile
 
 MEASURE = ("--pairs", 1, "--tol", 0.05, "--max-matvecs", 30, "--probes", 2, "--max-probes", 2, "--steps", 6)
 TRAIN = ("--method", "deepsad", "--seeds", "0,1,2", "--epochs", 2, "--labelled", 0.3)
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    return make_call(monkeypatch, capfd)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import pytest
 import torch
-from support.command import Call, make_call
+from support.command import Call
 from support.runs import files_below, tiny_recipe, write_image_folder
 from support.spectra import part_spectrum
 
@@ -140,11 +140,6 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "a figure over its own spectra": ("plot spectra.pdf -o spectra.pdf", ["spectra.pdf", "holds results"]),
     "a batch size without batches": (f"spectrum run {' '.join(FEW)} --batch-size 9 -o x.h5", ["--per-batch N"]),
 }
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    return make_call(monkeypatch, capfd)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -20,7 +20,7 @@ import torch
 from landscape_cli.main import cli
 from landscape_cli.plot import matches
 from support.certified import with_certificates, with_layer_traces
-from support.command import Call, make_call
+from support.command import Call
 from support.runs import StopAfter, files_below, tiny_recipe, write_image_folder
 from support.spectra import part_spectrum
 
@@ -32,11 +32,6 @@ from landscape.training import evaluate, evaluate_with_flips, load_checkpoint, r
 MEASURE = ("--pairs", 1, "--tol", 0.05, "--max-matvecs", 12, "--probes", 2, "--max-probes", 2, "--steps", 6)
 TRAIN = ("--data", "digits", "--imbalance", "exp:10", "--model", "mlp", "--lr", 0.05, "--batch-size", 64)
 COMMANDS = ["demo", "train", "evaluate", "spectrum", "saddle", "plot", "features", "calibrate", "anomaly", "info"]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    return make_call(monkeypatch, capfd)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from landscape_cli.calibrate import _table
 from rich.console import Console
-from support.command import Call, make_call
+from support.command import Call
 from support.runs import files_below, tiny_recipe
 
 from landscape.data.longtailed import class_groups
@@ -23,11 +23,6 @@ from landscape.store.features_file import FeaturesFile
 from landscape.training import load_checkpoint, train
 from landscape.training.evaluation import Evaluation
 from landscape.twostage import SeedOutcome
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    return make_call(monkeypatch, capfd)
 
 
 @pytest.fixture(scope="module")

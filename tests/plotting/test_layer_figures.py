@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from support.command import Call, make_call
+from support.command import Call
 from support.spectra import part_spectrum
 
 from landscape.curvature.distance import shape_distance
@@ -41,11 +41,6 @@ def parts(step: int, *, probes: int = 3, missing: tuple[str, ...] = ()) -> list[
 
 
 SWEEP = {epoch: parts(epoch) for epoch in (1, 2, 3, 4)}
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    return make_call(monkeypatch, capfd)
 
 
 def write(path: Path, sweep: dict[int, list[PartSpectrum]], recipe: str = "") -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.command import Call, make_call
+from support.command import Call
 from support.runs import StopAfter, assert_same_tensors, tiny_recipe
 
 from landscape.errors import LandscapeError
@@ -19,11 +19,6 @@ from landscape.training.loop import EpochRecord
 
 HTR: dict[str, Any] = {"name": "htr", "weight": 1e-3}
 SHORT = {"epochs": 2, "batch_size": 128}
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    return make_call(monkeypatch, capfd)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.command import Call, make_call
+from support.command import Call
 from support.photographs import write_photographs
 from support.runs import tiny_recipe, write_image_folder
 
@@ -20,11 +20,6 @@ from landscape.training.library import TAGS, PaperRow, _shipped_names, read_reci
 from landscape.training.schedules import learning_rate, milestone
 
 SHIPPED = {recipe.name: recipe for recipe in shipped_recipes()}
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    return make_call(monkeypatch, capfd)
 
 
 def parsed(name: str) -> Recipe:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.command import Call, make_call
+from support.command import Call
 from support.runs import StopAfter, assert_same_tensors, files_below, tiny_recipe, write_image_folder
 
 from landscape.errors import LandscapeError
@@ -20,11 +20,6 @@ from landscape.training.seeds import SeedSummary, train_seeds
 
 RECIPE = tiny_recipe(schedule={"epochs": 2})
 TRAIN = ("train", "--data", "digits", "--imbalance", "exp:10", "--model", "mlp", "--lr", 0.05, "--batch-size", 64)
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    return make_call(monkeypatch, capfd)
 
 
 def quietly(seed: int) -> nullcontext[Silent]:
