@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from landscape.anomaly.results import BASELINE, TITLES, GridResults
 from landscape.errors import LandscapeError
-from landscape.plotting.style import PALETTE, Column, Drawing, literal, new_figure, style
+from landscape.plotting.drawing import Drawing, new_figure
+from landscape.plotting.style import PALETTE, Column, literal, style
 
 Array = NDArray[np.float64]
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
 from landscape.plotting.density import is_certified, plain_or_power
-from landscape.plotting.style import PALETTE, Column, Drawing, literal, new_figure, shorten, style, text_width
+from landscape.plotting.drawing import Drawing, new_figure
+from landscape.plotting.style import PALETTE, Column, literal, shorten, style, text_width
 
 Array = NDArray[np.float64]
 

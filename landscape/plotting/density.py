@@ -25,7 +25,8 @@ from scipy import stats
 
 from landscape.curvature.results import PartSpectrum, SaddleReport, SpectralDensity
 from landscape.errors import LandscapeError
-from landscape.plotting.style import PALETTE, Column, Drawing, literal, new_figure, shorten, style, text_width
+from landscape.plotting.drawing import Drawing, new_figure
+from landscape.plotting.style import PALETTE, Column, literal, shorten, style, text_width
 
 Array = NDArray[np.float64]
 

@@ -18,7 +18,8 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from landscape.errors import LandscapeError
-from landscape.plotting.style import PALETTE, Column, Drawing, literal, new_figure, shorten, style, text_width
+from landscape.plotting.drawing import Drawing, new_figure
+from landscape.plotting.style import PALETTE, Column, literal, shorten, style, text_width
 from landscape.store.calibration_file import CalibrationFile
 
 Array = NDArray[np.float64]

@@ -23,7 +23,8 @@ from landscape.curvature.distance import normalized_measure, shape_distance
 from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
 from landscape.plotting.density import plain_or_power
-from landscape.plotting.style import PALETTE, Column, Drawing, literal, new_figure, shorten, style
+from landscape.plotting.drawing import Drawing, new_figure
+from landscape.plotting.style import PALETTE, Column, literal, shorten, style
 
 Array = NDArray[np.float64]
 Epochs = Mapping[int | None, Sequence[PartSpectrum]]
