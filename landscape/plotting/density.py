@@ -8,24 +8,24 @@ area under the curve is a number of eigenvalues wherever one looks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 from scipy import stats
 
 from landscape.curvature.results import PartSpectrum, SaddleReport, SpectralDensity
 from landscape.errors import LandscapeError
-from landscape.plotting.style import PALETTE, Column, Drawing, literal, new_figure, shorten, style, text_width
+from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
+from landscape.plotting.style import PALETTE, add_legend, label_width, literal, shorten, text_width
 
 Array = NDArray[np.float64]
 
@@ -39,8 +39,12 @@ wider one carries weight across 0. What crosses 0 comes from |λ| < τ, where th
 MAX_PANELS = 30
 """Panels that stay legible on one printed page."""
 
-_LEAST_COUNT = 0.5  # eigenvalues per decade at the foot of the vertical axis
-_CURVE, _OUTLIER, _NEGATIVE = PALETTE[0], "0.25", PALETTE[3]
+LEAST_COUNT = 0.5
+"""Eigenvalues, or eigenvalues per decade, at the foot of a vertical axis."""
+
+CURVE, NEGATIVE, _OUTLIER = PALETTE[0], PALETTE[3], "0.25"
+BAND = 0.3  # opacity
+_CURVES = ("eigenvalues", "mean", "low", "high", "outliers")
 
 
 @dataclass(frozen=True)
@@ -108,14 +112,15 @@ def _half_spacing(centres: Array) -> Array:
     return half
 
 
-def density_grid(spectra: Sequence[PartSpectrum], *, ncols: int | None = None, column: Column = "double") -> Drawing:
+def density_grid(spectra: Sequence[PartSpectrum], *, ncols: int | None = None) -> Drawing:
     """One panel a part, all on the same axes: eigenvalues per decade over λ on an asinh scale.
 
     Each panel shows the mean density and its 95 % band over probes, the deflated eigenvalues as stems of height one
-    eigenvalue, the negative side shaded, λ_min as a triangle (filled where it lies below −noise floor and so certifies
-    a negative eigenvalue, open where its sign cannot be told), and above the curve λ_min ± residual, λ_max ± residual
-    and ν with its 95 % interval. The linear threshold is the largest noise floor, but at least 1e-4 of the largest |λ|:
-    with less, most of the width would go to eigenvalues that no sign claim rests on.
+    eigenvalue, the negative side shaded, and λ_min as a triangle. Stem and triangle are filled red where the value lies
+    below −noise floor and so certifies a negative eigenvalue, open where its sign cannot be told. Above the curve stand
+    λ_min ± residual, λ_max ± residual, M₋ and ν with their 95 % intervals. The linear threshold is the largest noise
+    floor, but at least 1e-4 of the largest |λ|: with less, most of the width would go to eigenvalues that no sign claim
+    rests on.
 
     Each side of 0 has at least two labelled decades if it spans two: the grid has a column less, or the labels are set
     smaller or upright, where they would not fit.
@@ -123,11 +128,12 @@ def density_grid(spectra: Sequence[PartSpectrum], *, ncols: int | None = None, c
     Args:
         spectra: the parts, in panel order.
         ncols: panels in a row; chosen from their number if not given.
-        column: width of the figure, see :func:`landscape.plotting.style.style`.
 
     Returns:
-        The drawing; its arrays are, a part, ``PART/{eigenvalues, probes, mean, low, high, outliers}``, and ``parts``,
-        ``labels``, ``threshold``, ``lambda_min``, ``certified``.
+        The drawing; its arrays are, a part, ``PART/{eigenvalues, probes, mean, low, high, outliers}``, ``threshold``
+        and, each (p,), ``parts``, ``labels``, ``num_samples``, ``noise_floor``, ``lambda_min``, ``lambda_max``, both
+        also with ``_residual``, ``certified``, and (p, 3) with the ends of the interval ``negative_mass`` and
+        ``negative_fraction``.
 
     Raises:
         LandscapeError: no part, more than :data:`MAX_PANELS`, or ``ncols`` < 1.
@@ -141,61 +147,146 @@ def density_grid(spectra: Sequence[PartSpectrum], *, ncols: int | None = None, c
         )
     if ncols is not None and ncols < 1:
         raise LandscapeError(f"ncols = {ncols}: expected at least 1")
-    threshold = _linear_threshold(spectra)
+    threshold = linear_threshold(spectra)
     curves = [density_curve(spectrum.density, threshold) for spectrum in spectra]
-    with style(column):
-        width = matplotlib.rcParams["figure.figsize"][0]
-        limits = _horizontal_limits(spectra, curves, threshold)
-        columns = ncols or _column_count(len(spectra), 2 if column == "single" else 5)
-        ticks = _decade_ticks(limits, threshold, _panel_width(width, columns))
-        if ncols is None and columns > 2 and (ticks.upright or not ticks.enough):
-            wider = _decade_ticks(limits, threshold, _panel_width(width, columns - 1))
-            if wider.enough and not wider.upright:
-                columns, ticks = columns - 1, wider
-        rows = math.ceil(len(spectra) / columns)
-        panel_width = _panel_width(width, columns)
-        panel_height = min(max(0.85 * panel_width, 1.35), 2.6)
-        figure = new_figure(rows * (panel_height + 0.22) + 0.85)
-        figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.03)
-        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        panels, empty = list(grid.flat[: len(spectra)]), list(grid.flat[len(spectra) :])
-        for axes in empty:
-            axes.set_axis_off()
-            grid[rows - 2, list(grid[-1]).index(axes)].tick_params(labelbottom=True)
-        _set_horizontal_axis(panels, limits, threshold, ticks)
-        lines = 3
-        size = matplotlib.rcParams["font.size"] - 1
-        top = max(float(np.nanmax(np.r_[curve.mean, curve.high])) for curve in curves)
-        # The text stands above every curve: the share of the height it needs is added on top of the data.
-        share = (lines * size * 1.25 / 72 + 0.06) / panel_height
-        panels[0].set_yscale("log")
-        panels[0].set_ylim(_LEAST_COUNT, _LEAST_COUNT * (top / _LEAST_COUNT) ** (1 / (1 - share)))
-        panels[0].yaxis.set_major_locator(LogLocator(numticks=5))
-        panels[0].yaxis.set_minor_locator(LogLocator(numticks=99))
-        panels[0].yaxis.set_minor_formatter(NullFormatter())
-        for axes, spectrum, curve in zip(panels, spectra, curves, strict=True):
-            _draw_panel(axes, spectrum, curve, limits[0])
-            axes.axvline(0.0, ymax=1 - share, color="0.6", linewidth=0.5, zorder=1)
-            _write_numbers(axes, spectrum.saddle, size, panel_width - 0.1)
-            axes.set_title(_panel_title(spectrum, matplotlib.rcParams["axes.titlesize"], panel_width))
-        scale = plain_or_power(float(f"{threshold:.0e}"))
-        figure.supxlabel(f"eigenvalue λ (linear within ±{scale}, logarithmic outside)")
-        figure.supylabel("eigenvalues per decade of |λ|")
-        _add_legend(figure, width, has_band=any(np.isfinite(curve.high).all() for curve in curves))
-        # Ticks take their style when they are made, which is when they are first laid out.
-        figure.draw_without_rendering()
-    arrays: dict[str, NDArray] = {
+    arrays: dict[str, NDArray[Any]] = {
         "parts": np.array([spectrum.part for spectrum in spectra]),
         "labels": np.array([spectrum.label for spectrum in spectra]),
+        "num_samples": np.array([spectrum.num_samples for spectrum in spectra]),
         "threshold": np.array(threshold),
-        "lambda_min": np.array([spectrum.saddle.lambda_min for spectrum in spectra]),
-        "certified": np.array([is_certified(spectrum.saddle) for spectrum in spectra]),
+        **numbers_of(spectra),
     }
     for spectrum, curve in zip(spectra, curves, strict=True):
         for name in ("eigenvalues", "probes", "mean", "low", "high"):
             arrays[f"{spectrum.part}/{name}"] = getattr(curve, name)
         arrays[f"{spectrum.part}/outliers"] = spectrum.density.deflated
-    return Drawing(figure, arrays)
+    return Drawing("density", arrays, {"limits": horizontal_limits(spectra, curves, threshold), "columns": ncols})
+
+
+def numbers_of(spectra: Sequence[PartSpectrum]) -> dict[str, NDArray[Any]]:
+    """What is written above the curves: (p,), and (p, 3) value, low and high of the intervals."""
+    saddles = [spectrum.saddle for spectrum in spectra]
+    names = ("noise_floor", "lambda_min", "lambda_min_residual", "lambda_max", "lambda_max_residual")
+    return {
+        **{name: np.array([getattr(saddle, name) for saddle in saddles]) for name in names},
+        "certified": np.array([is_certified(saddle) for saddle in saddles]),
+        **{
+            name: np.array([[(x := getattr(saddle, name)).value, x.low, x.high] for saddle in saddles])
+            for name in ("negative_mass", "negative_fraction")
+        },
+    }
+
+
+@renders("density")
+def _grid(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
+    low, high = settings["limits"]
+    lines, size = 4, matplotlib.rcParams["font.size"] - 1
+    panels = signed_panels(
+        len(arrays["parts"]), (low, high), float(arrays["threshold"]), columns=settings["columns"],
+        height=lambda width: min(max(0.85 * width, 0.9 + lines * size * 1.25 / 72), 2.6),
+    )  # fmt: skip
+    curves = [{name: arrays[f"{part}/{name}"] for name in _CURVES} for part in arrays["parts"]]
+    top = max(float(np.nanmax(np.r_[curve["mean"], curve["high"]])) for curve in curves)
+    # The text stands above every curve: the share of the height it needs is added on top of the data.
+    share = (lines * size * 1.25 / 72 + 0.06) / panels.height
+    set_vertical_axis(panels.axes[0], top, above=share)
+    for number, (axes, curve) in enumerate(zip(panels.axes, curves, strict=True)):
+        axes.axvspan(low, 0.0, color=NEGATIVE, alpha=0.08, linewidth=0, zorder=0)
+        draw_curve(axes, curve, CURVE)
+        _draw_outliers(axes, curve["outliers"], float(arrays["noise_floor"][number]))
+        certified = bool(arrays["certified"][number])
+        axes.plot([arrays["lambda_min"][number]], [1.0], clip_on=False, zorder=5, **triangle(certified))
+        axes.axvline(0.0, ymax=1 - share, color="0.6", linewidth=0.5, zorder=1)
+        _write_numbers(axes, arrays, number, size, panels.width - 0.1)
+        axes.set_title(panel_title(str(arrays["labels"][number]), int(arrays["num_samples"][number]), panels.width))
+    panels.figure.supylabel("eigenvalues per decade of |λ|")
+    _add_legend(panels.figure, has_band=any(np.isfinite(curve["high"]).all() for curve in curves))
+    return panels.figure
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A grid of panels over one axis of λ."""
+
+    figure: Canvas
+    axes: list[Axes]
+    width: float  # of a panel, inches
+    height: float
+
+
+def signed_panels(
+    count: int,
+    limits: tuple[float, float],
+    threshold: float,
+    *,
+    height: Callable[[float], float],
+    columns: int | None = None,
+    narrowest: float = 1.13,
+) -> Panels:
+    """A figure of ``count`` panels that share both axes, that of λ linear within ±``threshold`` and ready.
+
+    Args:
+        limits: ends of the axis of λ.
+        height: width of a panel → its height, inches.
+        columns: panels in a row; chosen from their number and the width of the page if not given.
+        narrowest: inches that a panel should have; those of two in a row may have less.
+    """
+    page = matplotlib.rcParams["figure.figsize"][0]
+
+    def width_of(columns: int) -> float:
+        return float((page - 0.65) / columns - 0.08)  # what the shared labels and the gaps leave
+
+    # Many panels one above the other would not fit on a page: they are rather narrower.
+    most = max(1 if count <= 3 else 2, min(5, int((page - 0.65) / (narrowest + 0.08) + 1e-9)))
+    chosen = columns or _column_count(count, most)
+    ticks = _decade_ticks(limits, threshold, width_of(chosen))
+    if columns is None and chosen > 2 and (ticks.upright or not ticks.enough):
+        wider = _decade_ticks(limits, threshold, width_of(chosen - 1))
+        if wider.enough and not wider.upright:
+            chosen, ticks = chosen - 1, wider
+    rows, width = math.ceil(count / chosen), width_of(chosen)
+    figure = new_figure(rows * (height(width) + 0.22) + 0.85, w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.03)
+    grid = figure.subplots(rows, chosen, sharex=True, sharey=True, squeeze=False)
+    panels, empty = list(grid.flat[:count]), list(grid.flat[count:])
+    for axes in empty:
+        axes.set_axis_off()
+        grid[rows - 2, list(grid[-1]).index(axes)].tick_params(labelbottom=True)
+    _set_horizontal_axis(panels, limits, threshold, ticks)
+    scale = plain_or_power(float(f"{threshold:.0e}"))
+    words = f"eigenvalue λ (linear within ±{scale}, logarithmic outside)"
+    if label_width(words, matplotlib.rcParams["figure.labelsize"]) > page - 0.1:
+        words = f"eigenvalue λ (linear within ±{scale})"
+    figure.supxlabel(words)
+    return Panels(figure, panels, width, height(width))
+
+
+def set_vertical_axis(axes: Axes, top: float, *, above: float, below: float = 0.0) -> None:
+    """Counts from :data:`LEAST_COUNT` to ``top``, logarithmic, with shares of the height left free on either side."""
+    span = math.log(max(top, 2 * LEAST_COUNT) / LEAST_COUNT) / (1 - above - below)
+    axes.set_yscale("log")
+    axes.set_ylim(LEAST_COUNT * math.exp(-below * span), LEAST_COUNT * math.exp((1 - below) * span))
+    decades = range(0, math.floor(math.log10(LEAST_COUNT) + (1 - below) * span / math.log(10)) + 1)
+    step = math.ceil(len(decades) / 4)
+    axes.yaxis.set_major_locator(FixedLocator([10.0**k for k in decades][::step]))
+    axes.yaxis.set_minor_locator(FixedLocator([10.0**k for k in decades]))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def part_labels(methods: Mapping[str, Sequence[PartSpectrum]]) -> dict[str, str]:
+    """Part → label, in the order of first appearance over the methods.
+
+    Raises:
+        LandscapeError: a part twice in one method.
+    """
+    labels: dict[str, str] = {}
+    for method, parts in methods.items():
+        names = [spectrum.part for spectrum in parts]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise LandscapeError(f"part '{twice}' appears twice{f' in {method!r}' if method else ''}: give each once")
+        for spectrum in parts:
+            labels.setdefault(spectrum.part, spectrum.label)
+    return labels
 
 
 def is_certified(saddle: SaddleReport) -> bool:
@@ -205,10 +296,10 @@ def is_certified(saddle: SaddleReport) -> bool:
 
 def with_error(value: float, error: float) -> str:
     """``value ± error`` for a small space: three significant digits, the error with one."""
-    return f"{_number(value, 3)} ± {_number(error, 1)}"
+    return f"{short_number(value, 3)} ± {short_number(error, 1)}"
 
 
-def _number(value: float, digits: int) -> str:
+def short_number(value: float, digits: int) -> str:
     if not math.isfinite(value):
         return str(value)
     text = f"{value:#.{digits}g}" if digits > 1 and 1e-3 <= abs(value) < 10**digits else f"{value:.{digits}g}"
@@ -217,7 +308,7 @@ def _number(value: float, digits: int) -> str:
     return text.replace("-", "−")
 
 
-def _linear_threshold(spectra: Sequence[PartSpectrum]) -> float:
+def linear_threshold(spectra: Sequence[PartSpectrum]) -> float:
     floor = max(spectrum.saddle.noise_floor for spectrum in spectra)
     threshold = max(floor, 1e-4 * max(float(np.abs(_extremes(spectrum)).max()) for spectrum in spectra))
     return threshold if threshold > 0 else 1.0  # a spectrum that is 0 everywhere has no scale of its own
@@ -231,13 +322,13 @@ def _extremes(spectrum: PartSpectrum) -> Array:
     return np.concatenate([ends, spectrum.density.deflated])
 
 
-def _horizontal_limits(
+def horizontal_limits(
     spectra: Sequence[PartSpectrum], curves: Sequence[DensityCurve], threshold: float
 ) -> tuple[float, float]:
-    """Room for every eigenvalue and for every curve until it has sunk below the axis."""
+    """Ends of the axis of λ: room for every eigenvalue and for every curve until it has sunk below the axis."""
     positions = [np.arcsinh(_extremes(spectrum) / threshold) for spectrum in spectra]
     for curve in curves:
-        visible = curve.grid[np.fmax(curve.mean, curve.high) > _LEAST_COUNT]
+        visible = curve.grid[np.fmax(curve.mean, curve.high) > LEAST_COUNT]
         positions.append(visible[[0, -1]] if visible.size else visible)
     every = np.concatenate(positions)
     margin = max(0.03 * np.ptp(every), KERNEL_WIDTH)
@@ -246,13 +337,9 @@ def _horizontal_limits(
     return threshold * math.sinh(low), threshold * math.sinh(high)
 
 
-def _panel_width(width: float, columns: int) -> float:
-    return (width - 0.65) / columns - 0.08  # what the shared labels and the gaps leave
-
-
 @dataclass(frozen=True)
 class _Ticks:
-    """Ticks of a signed logarithmic axis."""
+    """_Ticks of a signed logarithmic axis."""
 
     labelled: list[float]  # ascending, 0 among them
     decades: list[float]  # every ±10^k on the axis
@@ -290,7 +377,7 @@ def _label_width(value: float, size: float) -> float:
 
 
 def _decade_ticks(limits: tuple[float, float], threshold: float, panel_width: float) -> _Ticks:
-    """Ticks at 0 and ±10^k, as many of them labelled as fit side by side in an even step, each side for itself."""
+    """_Ticks at 0 and ±10^k, as many of them labelled as fit side by side in an even step, each side for itself."""
     inches = panel_width / (math.asinh(limits[1] / threshold) - math.asinh(limits[0] / threshold))
     largest = math.floor(math.log10(max(-limits[0], limits[1])))
     least = math.ceil(math.log10(threshold) - 1e-9)
@@ -336,49 +423,60 @@ def _labelled(
     return best
 
 
-def _draw_panel(axes: Axes, spectrum: PartSpectrum, curve: DensityCurve, left: float) -> None:
-    axes.axvspan(left, 0.0, color=_NEGATIVE, alpha=0.08, linewidth=0, zorder=0)
+def draw_curve(axes: Axes, curve: Mapping[str, Array], color: Any, linestyle: Any = "-") -> list[Artist]:
+    """The mean and, if there are two probes, its band."""
     # Where the estimate says less than a tenth of the axis floor there is nothing to see, and 0 has no logarithm.
-    floor = _LEAST_COUNT / 10
-    if np.isfinite(curve.high).all():
-        axes.fill_between(
-            curve.eigenvalues,
-            np.maximum(curve.low, floor),
-            np.maximum(curve.high, floor),
-            color=_CURVE,
-            alpha=0.3,
-            linewidth=0,
-            zorder=2,
-        )
-    axes.plot(curve.eigenvalues, np.maximum(curve.mean, floor), color=_CURVE, zorder=3)
-    outliers = spectrum.density.deflated
-    axes.vlines(outliers, 0.5, 1.0, color=_OUTLIER, linewidth=0.8, zorder=4)
-    axes.plot(outliers, np.ones_like(outliers), linestyle="none", marker=".", markersize=2.5, color=_OUTLIER, zorder=4)
-    certified = is_certified(spectrum.saddle)
-    axes.plot([spectrum.saddle.lambda_min], [1.0], clip_on=False, zorder=5, **_triangle(certified))
+    floor = LEAST_COUNT / 10
+    drawn: list[Artist] = []
+    if np.isfinite(curve["high"]).all():
+        low, high = (np.maximum(curve[end], floor) for end in ("low", "high"))
+        drawn.append(axes.fill_between(curve["eigenvalues"], low, high, color=color, alpha=BAND, linewidth=0, zorder=2))
+    mean = np.maximum(curve["mean"], floor)
+    return drawn + axes.plot(curve["eigenvalues"], mean, color=color, linestyle=linestyle, zorder=3)
 
 
-def _triangle(certified: bool) -> dict[str, Any]:
-    face = _NEGATIVE if certified else "white"
+def _draw_outliers(axes: Axes, outliers: Array, floor: float) -> None:
+    """A stem of height one each; red and filled below −``floor``, open where the noise hides the sign."""
+    axes.vlines(outliers, 0.5, 1.0, color=_stem_colors(outliers, floor), linewidth=0.8, zorder=4)
+    for chosen, look in (
+        (outliers > floor, _POSITIVE_STEM),
+        (outliers < -floor, _NEGATIVE_STEM),
+        (np.abs(outliers) <= floor, _OPEN_STEM),
+    ):
+        axes.plot(outliers[chosen], np.ones(chosen.sum()), linestyle="none", zorder=4, **look)
+
+
+def _stem_colors(outliers: Array, floor: float) -> list[Any]:
+    return [NEGATIVE if outlier < -floor else _OUTLIER for outlier in outliers]
+
+
+_POSITIVE_STEM: dict[str, Any] = {"marker": ".", "markersize": 2.5, "color": _OUTLIER}
+_NEGATIVE_STEM: dict[str, Any] = {**_POSITIVE_STEM, "color": NEGATIVE}
+_OPEN_STEM: dict[str, Any] = {
+    "marker": "o", "markersize": 2.2, "color": _OUTLIER, "markerfacecolor": "white", "markeredgewidth": 0.5
+}  # fmt: skip
+
+
+def triangle(certified: bool, color: Any = NEGATIVE) -> dict[str, Any]:
+    """The mark of λ_min: filled if it is certified negative."""
     return {
         "linestyle": "none",
         "marker": "v",
         "markersize": 4.5,
-        "color": _NEGATIVE,
-        "markerfacecolor": face,
+        "color": color,
+        "markerfacecolor": color if certified else "white",
         "markeredgewidth": 0.7,
     }
 
 
-def _write_numbers(axes: Axes, saddle: SaddleReport, size: float, width: float) -> None:
-    fraction = saddle.negative_fraction
-    share = f"{_number(fraction.value, 2)} [{_number(fraction.low, 2)}, {_number(fraction.high, 2)}]"
+def _write_numbers(axes: Axes, arrays: Arrays, number: int, size: float, width: float) -> None:
     lines = [
-        f"λ$_{{min}}$ {with_error(saddle.lambda_min, saddle.lambda_min_residual)}",
-        f"λ$_{{max}}$ {with_error(saddle.lambda_max, saddle.lambda_max_residual)}",
-        f"ν {share if math.isfinite(fraction.value) else '–'}",  # 0/0 where every eigenvalue is 0
+        f"λ$_{{min}}$ {with_error(arrays['lambda_min'][number], arrays['lambda_min_residual'][number])}",
+        f"λ$_{{max}}$ {with_error(arrays['lambda_max'][number], arrays['lambda_max_residual'][number])}",
+        f"M$_{{−}}$ {with_interval(arrays['negative_mass'][number])}",
+        f"ν {with_interval(arrays['negative_fraction'][number])}",
     ]
-    widest = max(text_width(line.replace("$_{", "").replace("}$", ""), size) for line in lines)
+    widest = max(label_width(line, size) for line in lines)
     axes.annotate(
         "\n".join(lines),
         xy=(1, 1),
@@ -393,37 +491,37 @@ def _write_numbers(axes: Axes, saddle: SaddleReport, size: float, width: float) 
     )
 
 
-def _panel_title(spectrum: PartSpectrum, size: float, width: float) -> str:
-    count = f", N = {spectrum.num_samples}"
-    return literal(shorten(spectrum.label, size, width - text_width(count, size))) + count
+def with_interval(interval: Array) -> str:
+    """``value [low, high]`` for a small space; a dash where there is none, as ν of a Hessian that is 0."""
+    if not math.isfinite(interval[0]):
+        return "–"
+    return f"{short_number(interval[0], 2)} [{short_number(interval[1], 2)}, {short_number(interval[2], 2)}]".replace(
+        "inf", "∞"
+    )
 
 
-def _add_legend(figure: Figure, width: float, *, has_band: bool) -> None:
-    stem = Line2D([], [], color=_OUTLIER, linewidth=0.8, marker=".", markersize=2.5)
-    line, band = Line2D([], [], color=_CURVE), Patch(color=_CURVE, alpha=0.3, linewidth=0)
+def panel_title(label: str, num_samples: int, width: float) -> str:
+    size, count = matplotlib.rcParams["axes.titlesize"], f", N = {num_samples}"
+    return literal(shorten(label, size, width - text_width(count, size))) + count
+
+
+def _add_legend(figure: Canvas, *, has_band: bool) -> None:
+    line, band = Line2D([], [], color=CURVE), Patch(color=CURVE, alpha=BAND, linewidth=0)
+    stems = tuple(Line2D([], [], linestyle="none", **look) for look in (_POSITIVE_STEM, _NEGATIVE_STEM, _OPEN_STEM))
     entries: list[tuple[Any, str]] = [
         ((band, line), "density, mean and 95 % band over probes")
         if has_band
         else (line, "density (one probe, no band)"),
-        (stem, "one deflated eigenvalue"),
-        (Line2D([], [], **_triangle(True)), "λ$_{min}$, certified negative"),
-        (Line2D([], [], **_triangle(False)), "λ$_{min}$, sign not told"),
+        (stems, "deflated eigenvalue: positive, certified negative, sign not told"),
+        (Line2D([], [], **triangle(True)), "λ$_{min}$, certified negative"),
+        (Line2D([], [], **triangle(False)), "λ$_{min}$, sign not told"),
     ]
-    figure.legend(
-        [handle for handle, _ in entries],
-        [text for _, text in entries],
-        handler_map={tuple: HandlerTuple(ndivide=1)},
-        loc="outside upper center",
-        ncols=1 if width < 5 else 4,
-        columnspacing=1.2,
-        handlelength=1.5,
-        handletextpad=0.5,
-    )
+    add_legend(figure, entries, side_by_side=stems)
 
 
 def _column_count(panels: int, most: int) -> int:
     """Columns that leave few holes and a landscape page: 10 → 5, 12 → 4."""
-    if panels <= min(3, most):
-        return panels
+    if panels <= min(3, most) or most == 1:
+        return min(panels, most)
     wanted = math.sqrt(1.6 * panels)
     return min(range(2, most + 1), key=lambda c: math.ceil(panels / c) * c - panels + 1.5 * abs(c - wanted))

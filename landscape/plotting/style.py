@@ -1,47 +1,82 @@
-"""How every figure looks and how it reaches the disk."""
+"""How every figure looks: sizes, fonts and colours of our own pages and of the venues that print them."""
 
 from __future__ import annotations
 
 import math
-import os
-import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import h5py
 import matplotlib
+import numpy as np
 import seaborn
 from cycler import cycler
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.cbook import is_math_text
+from matplotlib.figure import FigureBase
 from matplotlib.font_manager import FontProperties, fontManager
+from matplotlib.legend import Legend
+from matplotlib.legend_handler import HandlerTuple
 from matplotlib.textpath import text_to_path
-from numpy.typing import NDArray
+from tueplots import figsizes, fonts, fontsizes
 
-from landscape.atomic import atomic_replacement
-from landscape.errors import LandscapeError
-from landscape.store import schema_of
+from landscape.errors import LandscapeError, did_you_mean
 
 Column = Literal["single", "double", "wide"]
-
-DRAWING_SCHEMA = "landscape-drawing"
+Venue = Literal["landscape", "neurips", "iclr", "icml", "aaai", "cvpr", "iccv"]
 
 COLUMN_WIDTHS: dict[str, float] = {"single": 3.35, "double": 6.9, "wide": 10.0}
-"""Figure widths in inches: one and two columns of a journal page, and a slide or poster."""
+"""Figure widths in inches without a venue: one and two columns of a journal page, and a slide or poster."""
 
 PALETTE: list[tuple[float, float, float]] = [tuple(color) for color in seaborn.color_palette("colorblind")]
 """Ten colours that people with any common colour-vision deficiency tell apart (seaborn's "colorblind")."""
 
-# Type 42 embeds TrueType fonts: journals reject Type 3, and the text stays searchable. The salt and the missing dates
-# make the same drawing the same bytes.
-_FILE_PARAMETERS: dict[Any, Any] = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "landscape"}
-_METADATA: dict[str, dict[str, None]] = {".pdf": {"CreationDate": None}, ".png": {}, ".svg": {"Date": None}}
+METHOD_LINES: list[Any] = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1))]
+"""Line styles of methods by position, so that they also differ in grey."""
 
+# Sizes and widths of each venue's template: (one column, the whole page) and the sizes of letters. ICCV prints with the
+# template of CVPR. A venue of one column has half of it for "single".
+_VENUES: dict[str, tuple[Any, Any, Any]] = {
+    "neurips": (lambda: figsizes.neurips2024(rel_width=0.5), figsizes.neurips2024, fontsizes.neurips2024),
+    "iclr": (lambda: figsizes.iclr2024(rel_width=0.5), figsizes.iclr2024, fontsizes.iclr2024),
+    "icml": (figsizes.icml2024_half, figsizes.icml2024_full, fontsizes.icml2024),
+    "aaai": (figsizes.aaai2024_half, figsizes.aaai2024_full, fontsizes.aaai2024),
+    "cvpr": (figsizes.cvpr2024_half, figsizes.cvpr2024_full, fontsizes.cvpr2024),
+    "iccv": (figsizes.cvpr2024_half, figsizes.cvpr2024_full, fontsizes.cvpr2024),
+}
+
+FILE_PARAMETERS: dict[Any, Any] = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "landscape"}
+"""Type 42 embeds TrueType fonts: journals reject Type 3, and the text stays searchable. The salt makes the same drawing
+the same bytes."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where a figure will be printed: how wide, and in whose letters."""
+
+    column: Column = "double"
+    venue: Venue = "landscape"
+
+    def __post_init__(self) -> None:
+        if self.column not in get_args(Column):
+            raise LandscapeError(f"no column width '{self.column}': give one of {', '.join(get_args(Column))}")
+        if self.venue not in get_args(Venue):
+            raise LandscapeError(f"no style '{self.venue}'{did_you_mean(self.venue, get_args(Venue))}")
+        if self.column == "wide" and self.venue != "landscape":
+            raise LandscapeError(f"a page of {self.venue} has no column 'wide': give single or double")
+
+    @property
+    def width(self) -> float:
+        """Inches."""
+        if self.venue == "landscape":
+            return COLUMN_WIDTHS[self.column]
+        half, full, _ = _VENUES[self.venue]
+        return float((half if self.column == "single" else full)()["figure.figsize"][0])
+
+
+OUR_PAGES = Look()
 
 # Where DejaVu Sans has no Chinese, Japanese or Korean glyphs, the first of these that is installed helps out.
 _EAST_ASIAN_FONTS = [
@@ -65,45 +100,51 @@ _EAST_ASIAN_FONTS = [
     "Malgun Gothic",
     "Arial Unicode MS",
 ]
-_MISSING_GLYPH = r"Glyph \d+ .* missing from"
+_LEGEND_ROOM = 3.9  # a handle and the gaps beside it, in letter sizes
+MISSING_GLYPH = r"Glyph \d+ .* missing from"
 
 
 @cache
-def font_families() -> tuple[str, ...]:
-    """DejaVu Sans, which ships with matplotlib and has every Greek letter we print, then what is here for the rest."""
+def font_families(venue: Venue = "landscape") -> tuple[str, ...]:
+    """The families that letters are taken from, in order.
+
+    DejaVu Sans ships with matplotlib and has every Greek letter we print. The venues set Times: whichever of its kind
+    is installed, else STIX, which ships with matplotlib and looks like it. What is here for other scripts comes last.
+    """
     installed = set(fontManager.get_font_names())
-    return ("DejaVu Sans", *(name for name in _EAST_ASIAN_FONTS if name in installed))
+    times = (*fonts.neurips2024()["font.serif"], "STIXGeneral") if venue != "landscape" else ()
+    wanted = (*times, "DejaVu Sans", *_EAST_ASIAN_FONTS)
+    return tuple(name for name in wanted if name in installed)
 
 
 @contextmanager
-def style(column: Column = "double") -> Iterator[None]:
-    """The look of our figures for the code inside the ``with``: seaborn's ticks theme at sizes legible in print.
-
-    Args:
-        column: how wide a new figure is, see :data:`COLUMN_WIDTHS`.
-
-    Raises:
-        LandscapeError: unknown ``column``.
-    """
-    if column not in COLUMN_WIDTHS:
-        raise LandscapeError(f"no column width '{column}': give one of {', '.join(COLUMN_WIDTHS)}")
-    width = COLUMN_WIDTHS[column]
-    scale = 1.25 if column == "wide" else 1.0
+def style(look: Look = Look()) -> Iterator[None]:
+    """The look of our figures for the code inside the ``with``: seaborn's ticks theme at sizes legible in print."""
+    width = look.width
+    if look.venue == "landscape":
+        scale = 1.25 if look.column == "wide" else 1.0
+        label, title, small = 8 * scale, 7.5 * scale, 7 * scale
+    else:
+        sizes = _VENUES[look.venue][2](default_smaller=2)
+        label = title = float(sizes["axes.labelsize"])
+        small = label - 1
     parameters = {
         **seaborn.axes_style("ticks"),
         **seaborn.plotting_context("paper"),
-        **_FILE_PARAMETERS,
+        **FILE_PARAMETERS,
         "axes.prop_cycle": cycler(color=PALETTE),
         "axes.linewidth": 0.6,
-        "axes.labelsize": 8 * scale,
-        "axes.titlesize": 7.5 * scale,
+        "axes.labelsize": label,
+        "axes.titlesize": title,
         "axes.titlepad": 3.0,
         "figure.figsize": (width, 0.62 * width),
         "figure.constrained_layout.use": True,
-        "figure.labelsize": 8 * scale,
-        "font.size": 7 * scale,
-        "font.family": list(font_families()),
-        "legend.fontsize": 7 * scale,
+        "figure.labelsize": label,
+        "figure.titlesize": label,
+        "font.size": small,
+        "font.family": list(font_families(look.venue)),
+        "mathtext.fontset": "dejavusans" if look.venue == "landscape" else "stix",
+        "legend.fontsize": small,
         "legend.frameon": False,
         "lines.linewidth": 1.0,
         "hatch.linewidth": 0.5,
@@ -111,7 +152,7 @@ def style(column: Column = "double") -> Iterator[None]:
     }
     for axis in ("xtick", "ytick"):
         parameters |= {
-            f"{axis}.labelsize": 7 * scale,
+            f"{axis}.labelsize": small,
             f"{axis}.major.size": 2.5,
             f"{axis}.major.width": 0.6,
             f"{axis}.major.pad": 2.0,
@@ -120,93 +161,8 @@ def style(column: Column = "double") -> Iterator[None]:
         }
     with matplotlib.rc_context(parameters), warnings.catch_warnings():
         # A name is laid out many times; which of its glyphs no font has is told once, when the figure is saved.
-        warnings.filterwarnings("ignore", _MISSING_GLYPH)
+        warnings.filterwarnings("ignore", MISSING_GLYPH)
         yield
-
-
-def new_figure(height: float) -> Figure:
-    """An empty figure as wide as the style says and ``height`` inches high, known to no pyplot."""
-    figure = Figure(figsize=(matplotlib.rcParams["figure.figsize"][0], height))
-    FigureCanvasAgg(figure)
-    return figure
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure with the numbers it shows."""
-
-    figure: Figure
-    arrays: dict[str, NDArray[Any]]  # name → drawn values; a name with slashes makes HDF5 groups
-
-
-def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure as PDF or SVG (vectors) or PNG (300 dots an inch), atomically; same figure, same bytes.
-
-    One warning names all the characters that no installed font can show.
-
-    Raises:
-        LandscapeError: another suffix, or the file cannot be written.
-    """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in _METADATA:
-        raise LandscapeError(f"cannot draw into '{path}': its suffix must be one of {', '.join(_METADATA)}")
-    with (
-        atomic_replacement(path) as temporary,
-        matplotlib.rc_context(_FILE_PARAMETERS),
-        warnings.catch_warnings(record=True) as caught,
-    ):
-        warnings.simplefilter("always")
-        figure.savefig(temporary, format=suffix[1:], dpi=300, metadata=_METADATA[suffix])
-    missing: dict[str, None] = {}  # a set that keeps its order
-    for warning in caught:
-        if re.match(_MISSING_GLYPH, str(warning.message)):
-            missing[chr(int(str(warning.message).split()[1]))] = None
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    if missing:
-        warnings.warn(
-            f"no installed font shows {' '.join(missing)}: boxes are drawn instead; install one, e.g. Noto Sans CJK",
-            stacklevel=2,
-        )
-    return path
-
-
-def _array_path(figure_path: Path) -> Path:
-    return figure_path.with_name(figure_path.name + ".h5")
-
-
-def check_drawing_paths(path: str | os.PathLike[str]) -> None:
-    """A drawing never replaces results, only an older drawing.
-
-    Raises:
-        LandscapeError: results lie where the figure or its arrays would go.
-    """
-    for target in (Path(path), _array_path(Path(path))):
-        if schema_of(target) not in (None, DRAWING_SCHEMA):
-            raise LandscapeError(f"'{target}' holds results, the drawing of '{path}' would replace it: give another -o")
-
-
-def save_drawing(drawing: Drawing, path: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Write the figure and, beside it, ``PATH.h5`` with the arrays it shows; returns both paths.
-
-    The suffix is added to the whole name (``grid.pdf.h5``), since ``grid.h5`` may well be the file of the spectra.
-
-    Raises:
-        LandscapeError: as :func:`save_figure` and :func:`check_drawing_paths`.
-    """
-    check_drawing_paths(path)
-    figure_path = save_figure(drawing.figure, path)
-    array_path = _array_path(figure_path)
-    with atomic_replacement(array_path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["schema"] = DRAWING_SCHEMA
-        file.attrs["schema_version"] = 1
-        for name, values in drawing.arrays.items():
-            if values.dtype.kind == "U":
-                file.create_dataset(name, data=values.tolist(), dtype=h5py.string_dtype())
-            else:
-                file.create_dataset(name, data=values)
-    return figure_path, array_path
 
 
 def literal(text: str) -> str:
@@ -215,11 +171,22 @@ def literal(text: str) -> str:
 
 
 def text_width(text: str, size: float) -> float:
-    """Width in inches of ``text`` set in the figure font at ``size`` points."""
-    font = FontProperties(family=list(font_families()), size=size)
+    """Width in inches of ``text`` set in the font of the style at ``size`` points."""
+    font = FontProperties(family=matplotlib.rcParams["font.family"], size=size)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", _MISSING_GLYPH)
+        warnings.filterwarnings("ignore", MISSING_GLYPH)
         width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(width) / 72
+
+
+def label_width(label: str, size: float) -> float:
+    """Width in inches of a label as matplotlib shows it: mathtext between dollars, else what :func:`literal` made."""
+    if not is_math_text(label):
+        return text_width(label.replace(r"\$", "$"), size)
+    font = FontProperties(family=matplotlib.rcParams["font.family"], size=size)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", MISSING_GLYPH)
+        width, _, _ = text_to_path.get_text_width_height_descent(label, font, ismath=True)
     return float(width) / 72
 
 
@@ -235,3 +202,47 @@ def shorten(text: str, size: float, width: float) -> str:
         if text_width(candidate, size) <= width:
             return candidate
     return text[:1] + "…"
+
+
+def class_colors(labels: Sequence[int]) -> dict[int, tuple[float, float, float]]:
+    """Class index → its colour, the same in every figure; of classes that would share one, the later take free ones."""
+    colors: dict[int, tuple[float, float, float]] = {}
+    for label in labels:
+        wanted = [PALETTE[(label + shift) % len(PALETTE)] for shift in range(len(PALETTE))]
+        colors[label] = next((color for color in wanted if color not in colors.values()), wanted[0])
+    return colors
+
+
+def add_legend(
+    figure: FigureBase, entries: Sequence[tuple[Any, str]], *, most: int = 5, side_by_side: tuple[Any, ...] = ()
+) -> Legend:
+    """A legend above all axes, in as many columns as the width of the figure holds.
+
+    Args:
+        figure: or the panel of one.
+        entries: handle and label; handles in a tuple lie upon each other.
+        most: columns at most.
+        side_by_side: the one tuple of handles that do not lie upon each other.
+    """
+    size, width = matplotlib.rcParams["legend.fontsize"], matplotlib.rcParams["figure.figsize"][0]
+    texts = [label_width(text, size) + _LEGEND_ROOM * size / 72 for _, text in entries]
+
+    def inches(columns: int) -> float:
+        # Matplotlib fills the columns one after another; each is as wide as its widest entry.
+        return sum(max(column) for column in np.array_split(texts, columns))
+
+    columns = max([n for n in range(1, min(most, len(entries)) + 1) if inches(n) < width - 0.1], default=1)
+    legend = figure.legend(
+        [handle for handle, _ in entries],
+        [str(number) for number in range(len(entries))],
+        handler_map={tuple: HandlerTuple(ndivide=1), side_by_side: HandlerTuple(ndivide=None, pad=0.1)},
+        loc="outside upper center",
+        ncols=columns,
+        columnspacing=1.2,
+        handlelength=2.0,
+        handletextpad=0.5,
+    )
+    # Set afterwards, since matplotlib leaves out an entry whose name begins with "_".
+    for text, (_, words) in zip(legend.get_texts(), entries, strict=True):
+        text.set_text(words)
+    return legend
