@@ -34,7 +34,7 @@ def scale_of(scale: Scale, values: Array, floor: float = 0.0) -> dict[str, Any]:
 
 
 def asinh_ticks(low: float, high: float, linear_width: float, length: float, apart: float) -> list[float]:
-    """0 and those ±10^k, from the ends inwards, whose labels have room.
+    """0 and those ±10^k, from the ends inwards, whose labels have room; ±2 and ±5·10^k too where that makes under three.
 
     Args:
         low: lower end of the axis.
@@ -47,9 +47,13 @@ def asinh_ticks(low: float, high: float, linear_width: float, length: float, apa
     largest = math.floor(math.log10(max(-low, high)) + 1e-9)
     least = math.ceil(math.log10(linear_width) - 1e-9)
     chosen = [0.0] if low <= 0 <= high else []
-    for tick in [sign * 10.0**k for k in range(largest, least - 1, -1) for sign in (1, -1)]:
-        places = [math.asinh(other / linear_width) for other in chosen]
-        place = math.asinh(tick / linear_width)
-        if low <= tick <= high and all(abs(place - other) * inches >= apart for other in places):
-            chosen.append(tick)
+    for digits in ((1,), (5, 2)):
+        if len(chosen) >= 3:
+            break
+        powers = [digit * 10.0**k for k in range(largest, least - 1, -1) for digit in digits]
+        for tick in [sign * power for power in powers for sign in (1, -1)]:
+            places = [math.asinh(other / linear_width) for other in chosen]
+            place = math.asinh(tick / linear_width)
+            if low <= tick <= high and all(abs(place - other) * inches >= apart for other in places):
+                chosen.append(tick)
     return sorted(chosen)
