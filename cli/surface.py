@@ -225,8 +225,8 @@ class SurfaceBar(WithBar):
 
     def cost(self, estimate: SurfaceCost) -> None:
         console.print(
-            f"{several(estimate.points, 'point')} × {several(estimate.images, 'image')}, "
-            f"{several(estimate.parts, 'part')} from the same passes: {duration(estimate.seconds)}; {estimate.how}",
+            f"{several(estimate.points, 'point')}, {several(estimate.parts, 'part')} from the same forward passes: "
+            f"{duration(estimate.seconds)}; {estimate.how}",
             markup=False,
             soft_wrap=True,
         )
