@@ -16,7 +16,7 @@ from landscape.study import StudyPlan, open_subject, run_study
 from landscape.training.loop import train
 from landscape.training.recipe import Recipe
 
-from .plot import draw
+from .plot_kinds import Request, draw
 from .progress import StudyBar, TrainingBar, console, group_shares
 from .tables import print_saddle_table
 
@@ -67,10 +67,10 @@ def command(output: Path) -> None:
         print_saddle_table(spectra.read_all(), console)
         files.append(file)
     figures = [
-        save_drawing(draw((files[0],), "density"), output / "density-sgd.pdf")[0],
-        save_drawing(draw((files[1],), "density"), output / "density-sam.pdf")[0],
-        save_drawing(draw(tuple(files), "classes", names=list(RUNS)), output / "classes.pdf")[0],
-        save_drawing(draw(tuple(files), "classes", names=list(RUNS)), output / "classes.png")[0],
+        save_drawing(draw(Request((files[0],))), output / "density-sgd.pdf")[0],
+        save_drawing(draw(Request((files[1],))), output / "density-sam.pdf")[0],
+        save_drawing(draw(Request(tuple(files), list(RUNS))), output / "classes.pdf")[0],
+        save_drawing(draw(Request(tuple(files), list(RUNS))), output / "classes.png")[0],
     ]
     console.print(f"done in {time.monotonic() - start:.0f} s")
     where = {"runs": [output / "sgd", output / "sam"], "spectra": files, "figures": figures}

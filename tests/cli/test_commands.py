@@ -18,7 +18,7 @@ import pytest
 import rich_click as click
 import torch
 from landscape_cli.main import cli
-from landscape_cli.plot import matches
+from landscape_cli.plot_kinds import matches
 from support.certified import with_certificates, with_layer_traces
 from support.command import Call
 from support.runs import StopAfter, files_below, tiny_recipe, write_image_folder
