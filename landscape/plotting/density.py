@@ -359,6 +359,13 @@ def _set_horizontal_axis(panels: Sequence[Axes], limits: tuple[float, float], th
         axes.tick_params(axis="x", labelsize=ticks.size, labelrotation=90 if ticks.upright else 0)
 
 
+def set_signed_axis(axes: Axes, values: Array) -> None:
+    """Vertical axis for values of both signs: linear around 0, logarithmic where they are large; 0 is marked."""
+    scale = float(np.median(np.abs(values[values != 0]))) if (values != 0).any() else 1.0
+    axes.set_yscale("asinh", linear_width=scale / 3)
+    axes.axhline(0.0, color="0.5", linewidth=0.5, zorder=0)
+
+
 def plain_or_power(value: float) -> str:
     """A number with one significant digit, in mathtext where a power of ten is shorter than the zeros."""
     if value == 0:

@@ -23,7 +23,7 @@ from scipy import stats
 from landscape.curvature.distance import normalized_measure, shape_distance
 from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
-from landscape.plotting.density import plain_or_power
+from landscape.plotting.density import plain_or_power, set_signed_axis
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
 from landscape.plotting.style import PALETTE, add_legend, literal, shorten
 
@@ -386,9 +386,7 @@ def _signed_log_axis(axes: Axes, values: Array) -> None:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_or_power(value)))
             axes.yaxis.set_minor_formatter(NullFormatter())
         return
-    scale = float(np.median(np.abs(known[known != 0]))) if (known != 0).any() else 1.0
-    axes.set_yscale("asinh", linear_width=scale / 3)
-    axes.axhline(0.0, color="0.5", linewidth=0.5, zorder=0)
+    set_signed_axis(axes, known)
 
 
 # ---------------------------------------------------------------------- shared

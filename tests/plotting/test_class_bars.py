@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import warnings
@@ -14,9 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer, ErrorbarContainer
 from support.spectra import long_tailed_classes, with_lambda_min
 
+from landscape import plotting
 from landscape.curvature.results import Interval, PartSpectrum
 from landscape.errors import LandscapeError
-from landscape.plotting import Look, class_bars
+from landscape.plotting import Look
+
+FIVE = ("lambda_min", "negative_mass", "negative_fraction", "gradient_norm", "num_samples")
+class_bars = functools.partial(plotting.class_bars, quantities=FIVE)
 
 
 @pytest.fixture(scope="module")
