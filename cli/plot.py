@@ -14,6 +14,7 @@ from rich.console import Console
 
 from landscape.errors import LandscapeError
 from landscape.plotting import check_drawing_paths, read_drawing, save_drawing
+from landscape.plotting.classes import QUANTITIES as PANELS
 from landscape.plotting.curves import HISTORY_QUANTITIES
 from landscape.plotting.drawing import DRAWING_SCHEMA
 from landscape.plotting.quantities import QUANTITIES
@@ -53,8 +54,9 @@ click.rich_click.OPTION_GROUPS["* plot"] = [
     help="of a sweep over checkpoints [default: the last that is there; for layers: all]",
 )
 @click.option("--quantities", metavar="A,B",
-              help=f"what classes, training, heat-map and saddle-scatter show: of {', '.join(QUANTITIES)}; of runs "
-                   f"{', '.join(HISTORY_QUANTITIES)}. For a scatter the horizontal and the vertical one")  # fmt: skip
+              help=f"classes: the panels, of {', '.join(PANELS)} [default: all]. training, heat-map and saddle-scatter "
+                   f"(horizontal,vertical): of {', '.join(QUANTITIES)}; training of runs: of "
+                   f"{', '.join(HISTORY_QUANTITIES)}")  # fmt: skip
 @click.option("--by", type=click.Choice(["method", "class"]), help="a point of a scatter [default: method]")
 @click.option("--names", metavar="A,B", help="what the files are called in the legend [default: file names]")
 @click.option("--style", "venue", type=click.Choice(get_args(Venue)),
@@ -105,4 +107,4 @@ def command(
 
 
 def _words(text: str | None) -> list[str] | None:
-    return None if text is None else text.split(",")
+    return None if text is None else [word.strip() for word in text.split(",")]
