@@ -765,7 +765,9 @@ def _plane_entries(arrays: Arrays, settings: Mapping[str, Any]) -> list[tuple[An
         entries.append((Line2D([], [], **{**_MARK, **line}), "epochs" if line else "checkpoints"))
     if any(arrays[f"{m}/far"].any() for m in marked):
         most = max(float(arrays[f"{m}/mark_distances"].max()) for m in marked)
-        entries.append((Line2D([], [], **{**_MARK, "markerfacecolor": "white"}), f"off the plane, L$_2$ distance up to {most:.2g}"))
+        entries.append(
+            (Line2D([], [], **{**_MARK, "markerfacecolor": "white"}), f"off the plane, L$_2$ distance up to {most:.2g}")
+        )
     if any(not np.isfinite(arrays[f"{m}/losses"][:, arrays[f"{m}/done"]]).all() for m in methods):
         entries.append((Patch(facecolor="white", edgecolor="0.5", hatch=_HATCH, linewidth=0), "not finite"))
     if any(not arrays[f"{m}/done"].all() for m in methods):
