@@ -192,10 +192,11 @@ def _draw_panel(axes: Axes, arrays: Arrays, number: int, color: Any, high: float
     edge = np.arcsinh(longest / shortest)
     a = shortest * np.sinh(np.linspace(-edge, edge, 801))
     loss, slope = arrays["loss"][number], arrays["slope"][number]
-    for curvature, look in (
+    predictions: list[tuple[float, dict[str, Any]]] = [
         (arrays["lambda_min"][number], {"color": _MODEL, "linewidth": 0.9, "zorder": 2}),
         (arrays["convex"][number], {"color": _CONVEX, "linestyle": ":", "zorder": 1}),
-    ):
+    ]
+    for curvature, look in predictions:
         prediction = loss + slope * a + curvature * a**2 / 2
         axes.plot(a, np.where((prediction >= low) & (prediction <= high), prediction, np.nan), **look)
     seen = losses <= high

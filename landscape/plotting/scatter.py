@@ -205,13 +205,13 @@ def _scatter(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
             )  # fmt: skip
     axes.set_xlabel(settings["names"][0])
     axes.set_ylabel(settings["names"][1])
-    for axis, scale, ends in zip((axes.xaxis, axes.yaxis), settings["scales"], limits, strict=True):
+    for ruler, scale, ends in zip((axes.xaxis, axes.yaxis), settings["scales"], limits, strict=True):
         if scale == "linear":
-            axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            ruler.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         else:
-            axis.set_major_locator(FixedLocator(_round_ticks(*ends)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: plain_or_power(value)))
-            axis.set_minor_locator(NullLocator())
+            ruler.set_major_locator(FixedLocator(_round_ticks(*ends)))
+            ruler.set_major_formatter(FuncFormatter(lambda value, _: plain_or_power(value)))
+            ruler.set_minor_locator(NullLocator())
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(linewidth=0.3, color="0.88")
     axes.set_axisbelow(True)
@@ -273,7 +273,7 @@ def _entries(
     of_classes: bool, colored: bool,
 ) -> list[tuple[Any, str]]:  # fmt: skip
     size = matplotlib.rcParams["legend.fontsize"]
-    edge = {"linestyle": "none", "markeredgecolor": "0.15", "markeredgewidth": 0.4}
+    edge: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "0.15", "markeredgewidth": 0.4}
     entries: list[tuple[Any, str]] = []
     for m, method in enumerate(methods):
         color = "0.7" if colored else method_color(m)

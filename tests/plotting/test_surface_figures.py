@@ -221,7 +221,7 @@ def test_a_relief_leaves_out_cells_with_a_hole() -> None:
 
 def test_many_cells_are_an_image_in_a_page_with_letters(tmp_path: Path) -> None:
     fine = plane(num_x=51, num_y=51)
-    drawing = surface_relief({name: fine for name in "abcdef"}, ["all"])
+    drawing = surface_relief(dict.fromkeys("abcdef", fine), ["all"])
     path = save_figure(drawing.figure, tmp_path / "relief.pdf")
     assert path.stat().st_size < 1_000_000
     assert b"/Type3" not in path.read_bytes()
