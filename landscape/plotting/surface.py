@@ -5,8 +5,9 @@ What is not finite stays a hole: no line is drawn across it and no colour fills 
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,8 +20,8 @@ from matplotlib.colors import LightSource, Normalize
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from mpl_toolkits.mplot3d.art3d import Poly3DCollection
-from mpl_toolkits.mplot3d.axes3d import Axes3D
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
+from mpl_toolkits.mplot3d.axes3d import Axes3D  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from landscape.errors import LandscapeError
@@ -307,6 +308,7 @@ def _plane(
         "axes": names,
         "shared_axes": alike if None not in alike else [None, None],
         "unit": _unit([norm for surface in every for norm in surface.norms]),
+        "units": [_unit([surface.norms[axis] for surface in every]) for axis in (0, 1)],
         "equal": all(_is_isometric(surface) for surface in every),
         "path": [surface.kind == "trajectory" for surface in every],
         "mark_labels": [list(surface.mark_labels or ()) for surface in every],
@@ -347,15 +349,16 @@ def loss_levels(losses: Array, levels: int | Sequence[float] = NUM_LEVELS) -> tu
         margin = 0.05 * (abs(high) or 1.0)
         return "linear", np.array([high]), np.array([high - margin, high + margin])
     if scale == "linear":
-        ticks = MaxNLocator(levels).tick_values(low, high)
-        return scale, ticks[(ticks > low) & (ticks < high)], np.array([low, high])
+        chosen = np.asarray(MaxNLocator(levels).tick_values(low, high))
+        return scale, chosen[(chosen > low) & (chosen < high)], np.array([low, high])
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    chosen = np.empty(0)
     for digits in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
-        ticks = np.array([digit * 10.0**decade for decade in decades for digit in digits])
-        ticks = ticks[(ticks > low) & (ticks < high)]
-        if len(ticks) <= levels:
+        chosen = np.array([digit * 10.0**decade for decade in decades for digit in digits])
+        chosen = chosen[(chosen > low) & (chosen < high)]
+        if len(chosen) <= levels:
             break
-    return scale, ticks, np.array([low, high])
+    return scale, chosen, np.array([low, high])
 
 
 @renders("surface")
@@ -529,12 +532,13 @@ def _plane_words(settings: Mapping[str, Any], width: float, height: float) -> _W
     size = matplotlib.rcParams["figure.labelsize"]
     if None in settings["shared_axes"]:
         return _Words(settings["unit"], "")
-    names = [f"{name}, {settings['unit']}" for name in settings["shared_axes"]]
+    names = [f"{name}, {unit}" for name, unit in zip(settings["shared_axes"], settings["units"], strict=True)]
     upright = _fitted(names[1], size, height)
     if max(text_width(line, size) for line in upright.split("\n")) < height:
         return _Words(_fitted(names[0], size, width), upright)
-    words = [f"a$_{number}$: {name}" for number, name in zip((1, 2), settings["shared_axes"], strict=True)]
-    return _Words("\n".join(_fitted(line, size, width) for line in (*words, settings["unit"])), "a$_2$")
+    return _Words(
+        "\n".join(_fitted(f"a$_{number}$: {name}", size, width) for number, name in enumerate(names, 1)), "a$_2$"
+    )
 
 
 @dataclass(frozen=True)
@@ -551,7 +555,7 @@ class _Shades:
         scale = settings["scale"]
         levels, limits = (_on_axis(arrays[name], scale) for name in ("levels", "limits"))
         edges = np.unique(np.concatenate([limits, levels]))
-        steps = [np.linspace(low, high, _BANDS, endpoint=False) for low, high in zip(edges, edges[1:], strict=False)]
+        steps = [np.linspace(low, high, _BANDS, endpoint=False) for low, high in itertools.pairwise(edges)]
         losses = np.concatenate([arrays[f"{m}/losses"].ravel() for m in range(len(arrays["methods"]))])
         return cls(
             scale,
@@ -703,9 +707,10 @@ def _draw_holes(axes: Axes, own: Mapping[str, Array], losses: Array) -> None:
             Rectangle((0, 0), 1, 1, transform=axes.transAxes, facecolor="white", edgecolor="0.5", hatch=_HATCH,
                       linewidth=0, zorder=-2)
         )  # fmt: skip
-    if not own["done"].all():
-        axes.pcolormesh(own["x"], own["y"], np.ma.masked_where(own["done"], np.zeros(own["done"].shape)),
-                        shading="nearest", cmap=_GREY, zorder=-1)  # fmt: skip
+    done = np.asarray(own["done"], dtype=bool)
+    if not done.all():
+        whole = done[:-1, :-1] & done[1:, :-1] & done[:-1, 1:] & done[1:, 1:]
+        axes.pcolormesh(own["x"], own["y"], np.ma.masked_where(whole, np.zeros(whole.shape)), cmap=_GREY, zorder=-1)
 
 
 def _draw_marks(
@@ -765,7 +770,9 @@ def _plane_entries(arrays: Arrays, settings: Mapping[str, Any]) -> list[tuple[An
         entries.append((Line2D([], [], **{**_MARK, **line}), "epochs" if line else "checkpoints"))
     if any(arrays[f"{m}/far"].any() for m in marked):
         most = max(float(arrays[f"{m}/mark_distances"].max()) for m in marked)
-        entries.append((Line2D([], [], **{**_MARK, "markerfacecolor": "white"}), f"off the plane, L$_2$ distance up to {most:.2g}"))
+        entries.append(
+            (Line2D([], [], **{**_MARK, "markerfacecolor": "white"}), f"off the plane, L$_2$ distance up to {most:.2g}")
+        )
     if any(not np.isfinite(arrays[f"{m}/losses"][:, arrays[f"{m}/done"]]).all() for m in methods):
         entries.append((Patch(facecolor="white", edgecolor="0.5", hatch=_HATCH, linewidth=0), "not finite"))
     if any(not arrays[f"{m}/done"].all() for m in methods):
