@@ -94,7 +94,7 @@ def result_table(
 
 
 def table_text(drawing: Drawing, form: Literal["markdown", "latex"]) -> str:
-    """The same table as text: for a README, or for a paper whose preamble loads ``booktabs`` and ``multirow``.
+    """The same table as text: for a README, or for a paper whose preamble loads ``booktabs``.
 
     Raises:
         LandscapeError: the drawing is no table, or there is no such form.

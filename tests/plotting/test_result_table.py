@@ -103,7 +103,10 @@ def test_latex_is_a_booktabs_table_that_escapes_names() -> None:
         (lambda: result_table(["a"], ["x"], [[1.0]], spans=[("y", 2)]), "heads over 2 columns do not fit"),
         (lambda: table_text(class_sizes([3, 2]), "latex"), "'class-sizes' is no table"),
         (lambda: table_text(published(), "html"), "not as 'html'"),  # type: ignore[arg-type]
-        (lambda: result_table(["a"], ["x" * 9] * 30, [[1.0] * 30]).figure, "30 columns does not fit a page of 6.90 inch"),
+        (
+            lambda: result_table(["a"], ["x" * 9] * 30, [[1.0] * 30]).figure,
+            "30 columns does not fit a page of 6.90 inch",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_says_so(make: Any, message: str) -> None:
