@@ -37,18 +37,19 @@ Surfaces = Surface | Mapping[str, Surface]
 MAX_LINES = 16
 """Lines that can be told apart in one panel."""
 
-NUM_LEVELS = 10
+NUM_LEVELS = 12
 """Contour lines over the range that all panels share, about."""
 
 _BROAD = 4.5  # inches from which a figure has more than two panels beside each other
 _LOGARITHMIC = 30.0  # ratio of the largest to the smallest loss from which their axis is logarithmic
-_MOST_DECADES = 8.0  # that contour lines are spread over; what lies below has the colour of the lowest
+_MOST_DECADES = 6.0  # that contour lines are spread over; what lies below has the colour of the lowest
 _BANDS = 3  # shades between two contour lines
 _FAR = 0.1  # of the way from θ to the farthest mark: how far off the plane a mark may be and still be drawn filled
 _MAX_VECTOR_CELLS = 4000  # cells of all reliefs together that a PDF of a few hundred kilobytes holds
 _HIGHEST = 3.2  # inches of a panel that has the width of the page for itself
 _ROOM_FOR_NAMES = 1.0  # inches of a panel from which names stand in it
 _SMALL_RELIEF = 2.0  # inches below which a relief has smaller letters
+_MARGIN = 0.07  # of a panel along its frame, where no number stands in a contour line
 _FLOOR = 0.35  # of the range of a relief, from its lowest point down to the contours
 _COLORS = cm.batlow
 
@@ -325,7 +326,7 @@ def loss_levels(losses: Array, levels: int | Sequence[float] = NUM_LEVELS) -> tu
 
     Returns:
         The scale (``log`` or ``linear``), the levels ascending, and the two ends of the colours: of the finite losses,
-        on a logarithmic scale of the positive ones and not more than eight decades below the highest.
+        on a logarithmic scale of the positive ones and not more than six decades below the highest.
 
     Raises:
         LandscapeError: no finite loss, fewer than two levels asked for, or levels that are not finite and positive.
@@ -588,7 +589,12 @@ class _Shades:
                              linestyles="solid")  # fmt: skip
         if labels:
             axes.apply_aspect()
-            axes.clabel(lines, inside[:: math.ceil(len(inside) / 5)], fmt=self._word, fontsize=size, inline_spacing=1)
+            numbers = axes.clabel(
+                lines, inside[:: math.ceil(len(inside) / 5)], fmt=self._word, fontsize=size, inline_spacing=1
+            )
+            for number in numbers:  # one that the frame would cut says nothing
+                place = axes.transAxes.inverted().transform(axes.transData.transform(number.get_position()))
+                number.set_visible(bool((np.abs(place - 0.5) < 0.5 - _MARGIN).all()))
 
     def raise_relief(self, axes: Axes3D, x: Array, y: Array, losses: Array, *, rasterized: bool) -> None:
         """The cells whose corners are all finite, shaded, and their contours on the floor."""
@@ -666,7 +672,7 @@ class _Shades:
 
     def _word(self, level: float) -> str:
         loss = 10.0**level if self.scale == "log" else level
-        return f"{loss:.3g}" if loss == 0 or 1e-2 <= abs(loss) < 1e4 else plain_or_power(loss)
+        return f"{round(loss, 6):g}" if loss == 0 or 1e-2 <= abs(loss) < 1e4 else plain_or_power(loss)
 
 
 def _on_axis(losses: Array, scale: str) -> Array:

@@ -188,9 +188,20 @@ def test_levels_are_round(low: float, high: float, scale: str, levels: list[floa
     np.testing.assert_allclose(lines, levels)
 
 
+def test_numbers_in_contour_lines_are_round_and_not_cut() -> None:
+    axes = shown(surface_contours(dataclasses.replace(plane(), losses=1000 * plane().losses), ["all"]))[0]
+    numbers = [text for text in axes.texts if text.get_visible() and text.get_text() != "θ"]
+    assert len(numbers) >= 2
+    assert {text.get_text() for text in numbers} <= {"20", "50", "100", "200", "500", "1000", "2000"}
+    for text in numbers:
+        x, y = text.get_position()
+        assert abs(x) < 0.87
+        assert abs(y) < 0.7
+
+
 def test_a_vanishing_loss_does_not_stretch_the_levels() -> None:
     scale, _, limits = loss_levels(np.array([0.0, 1e-30, 1e-3, 10.0]))
-    assert (scale, limits.tolist()) == ("log", pytest.approx([1e-7, 10.0]))
+    assert (scale, limits.tolist()) == ("log", pytest.approx([1e-5, 10.0]))
     drawing = surface_contours(dataclasses.replace(plane(), losses=plane().losses * 0), ["all"])
     assert drawing.settings["scale"] == "linear"
     assert drawing.figure, "a flat surface is a picture of one colour"
