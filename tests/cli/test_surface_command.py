@@ -74,14 +74,15 @@ def test_classes_and_the_whole_from_one_call(call: Call, run: Path, tmp_path: Pa
     assert len(SurfaceFile.open(path).runs) == 1
 
 
+@pytest.mark.parametrize(("points", "words_of_stop"), [(0, "the eigenvectors are kept"), (9, "9 points kept")])
 def test_stopped_and_gone_on_with_is_as_if_never_stopped(
-    call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, points: int, words_of_stop: str
 ) -> None:
     words = ("--along", "eigen", "--of", "3", "--classes", "3,7", "--points", 5)
     made: list[PlainPointLosses] = []
 
     class Stopping(PlainPointLosses):
-        stop_after = 9
+        stop_after = points
 
         def __call__(self, coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             made.append(self)
@@ -93,13 +94,13 @@ def test_stopped_and_gone_on_with_is_as_if_never_stopped(
     path = tmp_path / "x.h5"
     stopped = call("surface", run, *words, "-o", path)
     assert stopped.code == 1
-    assert "9 points kept, the same command" in stopped.err
+    assert f"{words_of_stop}, the same command" in stopped.err
     monkeypatch.setattr(Stopping, "stop_after", 10**9)
     searched: list[object] = []
     monkeypatch.setattr(study, "extreme_eigenpairs", lambda *args, **rest: searched.append(args))
     assert call("surface", run, *words, "-o", path).code == 0
     assert not searched  # along the eigenvectors that the file has kept
-    assert made[-1].points_seen == 16
+    assert made[-1].points_seen == 25 - points
     monkeypatch.undo()
     monkeypatch.setattr(study, "PointLosses", PlainPointLosses)
     run_surface([run], SurfacePlan(along="eigen", of="3", classes="3,7", points=(5,)), tmp_path / "whole.h5")
