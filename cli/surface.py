@@ -194,8 +194,8 @@ def command(
         if not output.exists() or output.stat().st_mtime_ns == before:
             raise
         kept = int(SurfaceFile.open(output).surface.done.sum())
-        words = several(kept, "point") if kept else "the eigenvectors are"
-        raise click.Abort(f"{words} kept, the same command (without --overwrite) goes on") from None
+        there = several(kept, "point") if kept else "the eigenvectors are"
+        raise click.Abort(f"{there} kept, the same command (without --overwrite) goes on") from None
     _print_table(file.surface)
     if export is not None:
         write_goldstein(export, file.surface, split=plan.split, source=str(output))
