@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from landscape_cli.plot_kinds import KINDS, Request, default_kind, draw
+from support import surfaces
 from support.command import Call
 from support.runs import tiny_recipe
-from support.surfaces import bowl
 
 from landscape.curvature import MeasureSettings
 from landscape.errors import LandscapeError
@@ -19,7 +21,7 @@ from landscape.plotting import read_drawing
 from landscape.store import SpectrumFile
 from landscape.store.surface_file import SurfaceFile
 from landscape.study import StudyPlan, open_subject, open_sweep, run_study
-from landscape.training.loop import train
+from landscape.training.loop import Silent, train
 from landscape.training.seeds import train_seeds
 
 QUICK = MeasureSettings(num_pairs=1, num_probes=2, max_probes=2, num_steps=12, max_matvecs=30)
@@ -29,20 +31,18 @@ QUICK = MeasureSettings(num_pairs=1, num_probes=2, max_probes=2, num_steps=12, m
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with its epochs, the same of two seeds, spectra of its end and of its epochs, a plane and a line."""
     root = tmp_path_factory.mktemp("kinds")
-    recipe = tiny_recipe(loss={"reweight": "drw"}, schedule={"epochs": 3, "save_every": 1})
+    recipe = tiny_recipe(loss={"reweight": "drw"}, schedule={"epochs": 3}, run={"save_every": 1})
     train(recipe, root / "run")
-    train_seeds(recipe, root / "seeds", [0, 1])
-    run_study(
-        open_subject(root / "run"),
-        StudyPlan(per_class=True, per_group=True, per_layer=True, settings=QUICK, max_samples=20),
-        root / "spectra.h5",
-        command="test",
-    )
+    train_seeds(recipe, root / "seeds", [0, 1], progress=lambda _: nullcontext(Silent()))
+    samples = StudyPlan(per_class=True, per_group=True, settings=QUICK, max_samples=20)
+    for plan in (samples, replace(samples, per_class=False, per_group=False, classes="0,3", per_layer=True)):
+        run_study(open_subject(root / "run"), plan, root / "spectra.h5", command="test")
     epochs = sorted((root / "run").glob("epoch-*.safetensors"))
     plan = StudyPlan(whole=True, per_group=True, settings=QUICK, max_samples=20)
     run_study(open_sweep(epochs), plan, root / "sweep.h5", command="test")
-    for name, dims in (("plane", 2), ("line", 1)):
-        SurfaceFile.write(root / f"{name}.h5", bowl(dims=dims), {"command": "test"}, [])
+    SurfaceFile.write(root / "plane.h5", {"loss": "ce"}, [{"command": "test"}], surfaces.plane())
+    SurfaceFile.write(root / "line.h5", {"loss": "ce"}, [{"command": "test"}], surfaces.line())
+    (root / "copy.h5").write_bytes((root / "spectra.h5").read_bytes())
     return root
 
 
@@ -67,8 +67,6 @@ DRAWN = {
 def test_every_kind_is_drawn_and_drawn_again(
     call: Call, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    if not (folder / "copy.h5").exists():
-        (folder / "copy.h5").write_bytes((folder / "spectra.h5").read_bytes())
     monkeypatch.chdir(folder)
     first, again = tmp_path / "first.png", tmp_path / "again.png"
     outcome = call("plot", *DRAWN[kind], "--kind", kind, "-o", first)
@@ -110,11 +108,11 @@ def test_a_kind_draws_what_the_files_hold(folder: Path) -> None:
     assert np.isnan(seeds["deviation"][0]).all()
     assert np.isfinite(seeds["deviation"][1]).all()
     training = draw(Request((folder / "run", folder / "sweep.h5"), parts="group/tail"), "training")
-    assert training.settings["switches"] == {"DRW": 2}
-    shown = [(curve["quantity"], curve["part"]) for curve in training.settings["curves"]]
-    assert ("test_accuracy", "group/tail") in shown
-    assert ("lambda_min", "group/tail") in shown
-    assert not any(part == "group/head" for _, part in shown)
+    assert training.settings["switches"] == [["DRW", 2.0]]
+    shown = training.settings["curves"]
+    assert ["test_accuracy", "run", "group/tail"] in shown
+    assert ["lambda_min", "sweep", "group/tail"] in shown
+    assert {part for quantity, _, part in shown if quantity != "train_loss"} == {"group/tail"}
     heat = draw(Request((folder / "spectra.h5",), quantities=["lambda_max"]), "heat-map").arrays
     row, column = heat["rows"].tolist().index("class/3"), 0
     layer = heat["layers"][column]
