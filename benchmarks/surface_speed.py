@@ -151,7 +151,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     model, inputs, labels = images_of(arguments)
     number = arguments.images
-    print(f"ResNet-20, {number:,} images, {arguments.threads} threads, PyTorch {torch.__version__}")
+    print(f"ResNet-20, {number:,} images, {arguments.threads} thread(s), PyTorch {torch.__version__}")
     compare("one class", model, [(inputs[:number], labels[:number])], arguments)
     rest = [(inputs[number:][labels[number:] == c], labels[number:][labels[number:] == c]) for c in range(CLASSES)]
     compare("ten classes", model, rest, arguments)

@@ -45,6 +45,9 @@ _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 # What the search for the fastest size of a forward pass may take, once.
 _TUNING_SECONDS = 2.0
 _TUNING_SAMPLES = 64
+# What is alive within a forward pass has to stay near its core. Timing alone does not tell: a busy machine has less
+# cache to give, and gives more later.
+_CACHED_BYTES = 16 << 20
 _ACCELERATOR_CHUNK = 1024
 # Points whose results wait on an accelerator for one copy to the host.
 _ACCELERATOR_POINTS = 16
@@ -76,8 +79,8 @@ class PointLosses:
         directions: d_k by names of parameters and of floating buffers; what a direction does not name it does not move.
         device: where to work; by default where the model's parameters are.
         dtype: precision of the forward passes.
-        chunk: samples a forward pass. By default the fastest of a few on a CPU, which another run may choose otherwise;
-            losses then differ in the last digits of float32, so give it to continue a surface bit by bit.
+        chunk: samples a forward pass, at most. By default the fastest of a few on a CPU, which another run may choose
+            otherwise; losses then differ in the last digits of float32, so give it to continue a surface bit by bit.
 
     Raises:
         LandscapeError: an empty part, a direction that does not fit the model, or a model whose output for a sample is
@@ -236,7 +239,8 @@ class PointLosses:
 
     def _default_chunk(self, most: int) -> int:
         if self.device.type == "cpu":
-            return self._workers.alone(_fastest_chunk, self._network, self._inputs[:most])
+            most = max(1, min(most, _CACHED_BYTES // max(self._plan.activation_bytes, 1)))
+            return self._workers.alone(_fastest_chunk, self._network, self._inputs, most)
         room = free_memory(self.device) // 2 // max(self._plan.activation_bytes, 1)
         return max(1, min(_ACCELERATOR_CHUNK, room))
 
@@ -367,8 +371,8 @@ class _Network:
             weight.mul_(factor.view(-1, *[1] * (weight.dim() - 1)))
         self.flat.copy_(self.exact)
 
-    def __call__(self, inputs: Tensor, copy: int = 0) -> Any:
-        return self.modules[copy](inputs)
+    def __call__(self, inputs: Tensor, worker: int = 0) -> Any:
+        return self.modules[worker](inputs)
 
 
 class _Plan:
@@ -491,28 +495,27 @@ def _find_folds(network: _Network, sample: Tensor) -> tuple[list[_Fold], int]:
 
 
 @torch.inference_mode()
-def _fastest_chunk(network: _Network, inputs: Tensor) -> int:
-    """Samples a forward pass with the least time a sample, among powers of two while time and samples last."""
-    best, fastest = len(inputs), math.inf
-    size, began = 8, time.perf_counter()
-    while size <= len(inputs) and time.perf_counter() - began < _TUNING_SECONDS:
+def _fastest_chunk(network: _Network, inputs: Tensor, most: int) -> int:
+    """Samples a forward pass with the least time a sample, among powers of two up to ``most`` while time lasts."""
+    best, fastest = most, math.inf
+    size, began = min(8, most), time.perf_counter()
+    while size <= most and time.perf_counter() - began < _TUNING_SECONDS:
         batches = inputs[: max(size, _TUNING_SAMPLES)].split(size)
         network(batches[0])  # the first pass of a size also plans it
-        seconds = min(_seconds(network, batches) for _ in range(3))
+        seconds = min(_computing_seconds(network, batches) for _ in range(3))
         seconds /= sum(map(len, batches))
         if seconds < fastest:
             best, fastest = size, seconds
-        elif seconds > 1.3 * fastest:  # far out of the cache
-            break
         size *= 2
     return best
 
 
-def _seconds(network: _Network, batches: Sequence[Tensor]) -> float:
-    began = time.perf_counter()
+def _computing_seconds(network: _Network, batches: Sequence[Tensor]) -> float:
+    # What this thread computed, without what it waited for: other programs would choose the size.
+    began = time.thread_time()
     for batch in batches:
         network(batch)
-    return time.perf_counter() - began
+    return time.thread_time() - began
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
