@@ -361,9 +361,26 @@ def _set_horizontal_axis(panels: Sequence[Axes], limits: tuple[float, float], th
 
 def set_signed_axis(axes: Axes, values: Array) -> None:
     """Vertical axis for values of both signs: linear around 0, logarithmic where they are large; 0 is marked."""
-    scale = float(np.median(np.abs(values[values != 0]))) if (values != 0).any() else 1.0
-    axes.set_yscale("asinh", linear_width=scale / 3)
+    linear = float(np.median(np.abs(values[values != 0]))) / 3 if (values != 0).any() else 1.0
+    places = np.arcsinh(np.r_[values, 0.0] / linear)
+    low, high = places.min(), places.max()
+    margin = 0.08 * (high - low) or 1.0
+    low, high = low - margin * (low < 0), high + margin * (high > 0)
+    axes.set_yscale("asinh", linear_width=linear)
+    axes.set_ylim(linear * math.sinh(low), linear * math.sinh(high))
     axes.axhline(0.0, color="0.5", linewidth=0.5, zorder=0)
+    decades = range(math.floor(math.log10(linear)), math.ceil(math.log10(linear * math.sinh(max(high, -low)))) + 1)
+    powers = [sign * 10.0**k for k in reversed(decades) for sign in (1, -1)]
+    chosen = [0.0]
+    # From the outermost inwards, as far as labels have room: a sixth of the height.
+    for power in [power for power in powers if low <= math.asinh(power / linear) <= high]:
+        apart = min(abs(math.asinh(power / linear) - math.asinh(other / linear)) for other in chosen)
+        if apart > (high - low) / 6:
+            chosen.append(power)
+    axes.yaxis.set_major_locator(FixedLocator(sorted(chosen)))
+    axes.yaxis.set_minor_locator(FixedLocator(powers))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_or_power(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def plain_or_power(value: float) -> str:
