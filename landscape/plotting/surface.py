@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -893,7 +894,8 @@ def _fitted(text: str, size: float, width: float) -> str:
     if text_width(text, size) < width:
         return text
     lines = [""]
-    for word in text.replace(", ‖d‖ = ", " ‖d‖\u00a0=\u00a0").split(" "):
+    # A number stays with the word before it.
+    for word in re.sub(r" (?=\d)", "\u00a0", text.replace(", ‖d‖ = ", " ‖d‖\u00a0=\u00a0")).split(" "):
         longer = f"{lines[-1]} {word}".lstrip()
         if lines[-1] and (text_width(longer, size) >= width or word.startswith("‖d‖")):
             lines.append(word)
