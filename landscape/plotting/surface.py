@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -50,6 +51,7 @@ _HIGHEST = 3.2  # inches of a panel that has the width of the page for itself
 _ROOM_FOR_NAMES = 1.0  # inches of a panel from which names stand in it
 _SMALL_RELIEF = 2.0  # inches below which a relief has smaller letters
 _MARGIN = 0.07  # of a panel along its frame, where no number stands in a contour line
+_LEAST_RELIEF = 1.05  # inches from which a relief can be read
 _FLOOR = 0.35  # of the range of a relief, from its lowest point down to the contours
 _COLORS = cm.batlow
 
@@ -366,7 +368,7 @@ def loss_levels(losses: Array, levels: int | Sequence[float] = NUM_LEVELS) -> tu
 def _contours(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     width, size = matplotlib.rcParams["figure.figsize"][0], matplotlib.rcParams["font.size"]
     own_axes = None in settings["shared_axes"]
-    grid = _Grid.of(arrays, width, own_axes=own_axes, side="right")
+    grid = _Grid.of(arrays, 4 if width >= _BROAD else 1 if own_axes else 2, side="right")
     shades = _Shades.of(arrays, settings)
     panel_width = (width - 1.3) / grid.columns - (0.4 if own_axes else 0.12)
     tallest = max(_aspect(arrays, number) for number in range(len(arrays["methods"])))
@@ -421,7 +423,7 @@ def _contours(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
 @renders("surface-3d")
 def _reliefs(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     width, size = matplotlib.rcParams["figure.figsize"][0], matplotlib.rcParams["font.size"]
-    grid = _Grid.of(arrays, width, own_axes=False, side="left")
+    grid = _Grid.of(arrays, min(max(int((width - 0.6) / _LEAST_RELIEF), 1), 4), side="left")
     shades = _Shades.of(arrays, settings)
     panel_width = (width - 0.6) / grid.columns
     height = min(0.82 * panel_width, _HIGHEST)
@@ -472,10 +474,9 @@ class _Grid:
     columns: int
 
     @classmethod
-    def of(cls, arrays: Arrays, width: float, *, own_axes: bool, side: Literal["left", "right"]) -> _Grid:
-        """Rows of parts and columns of methods, or the other way where only that fits the width."""
+    def of(cls, arrays: Arrays, most: int, side: Literal["left", "right"]) -> _Grid:
+        """Rows of parts and columns of methods, or the other way where only that fits: ``most`` beside each other."""
         methods, labels = arrays["methods"].tolist(), arrays["labels"].tolist()
-        most = 4 if width >= _BROAD else 1 if own_axes else 2
         if len(methods) > 1 and len(labels) > 1:
             turned = len(methods) > max(most, 2) and len(labels) < len(methods)
             above, beside = (labels, methods) if turned else (methods, labels)
@@ -650,11 +651,14 @@ class _Shades:
         bar.ax.tick_params(labelsize=size)
 
     def ticks(self, most: int) -> Array:
-        """Levels with names: powers of ten if there are enough, else every so many."""
+        """What has a number on an axis: powers of ten if there are enough levels at such, else every so many levels."""
         if self.scale == "log":
             powers = self.levels[np.isclose(self.levels, np.round(self.levels))]
             if len(powers) >= 3:
                 return powers[:: math.ceil(len(powers) / most)]
+        elif len(self.levels) > 1:
+            ticks = np.asarray(MaxNLocator(most - 1, steps=[1, 2, 5, 10]).tick_values(self.bands[0], self.bands[-1]))
+            return ticks[(ticks >= self.bands[0]) & (ticks <= self.bands[-1])]
         return self.levels[:: math.ceil(len(self.levels) / most)]
 
     @property
@@ -890,7 +894,8 @@ def _fitted(text: str, size: float, width: float) -> str:
     if text_width(text, size) < width:
         return text
     lines = [""]
-    for word in text.replace(", ‖d‖ = ", " ‖d‖\u00a0=\u00a0").split(" "):
+    # A number stays with the word before it.
+    for word in re.sub(r" (?=\d)", "\u00a0", text.replace(", ‖d‖ = ", " ‖d‖\u00a0=\u00a0")).split(" "):
         longer = f"{lines[-1]} {word}".lstrip()
         if lines[-1] and (text_width(longer, size) >= width or word.startswith("‖d‖")):
             lines.append(word)
