@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
+from landscape.plotting.colors import part_colors
 from landscape.plotting.density import MAX_PANELS, plain_or_power
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
-from landscape.plotting.parts import add_legend, part_colors
-from landscape.plotting.style import literal, shorten, text_width
+from landscape.plotting.style import add_legend, literal, shorten, text_width
 
 Array = NDArray[np.float64]
 

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from landscape.curvature.results import Interval, PartSpectrum
 from landscape.errors import LandscapeError
+from landscape.plotting.colors import METHOD_LINES, method_color, part_colors
 from landscape.plotting.density import plain_or_power
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
-from landscape.plotting.parts import METHOD_LINES, add_legend, method_color, part_colors, quantity
-from landscape.plotting.style import PALETTE, literal, shorten
+from landscape.plotting.quantities import quantity
+from landscape.plotting.style import PALETTE, add_legend, literal, shorten
 
 Array = NDArray[np.float64]
 Accuracies = Mapping[str, Mapping[str, float]]

@@ -26,10 +26,10 @@ from mpl_toolkits.mplot3d.axes3d import Axes3D  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from landscape.errors import LandscapeError
+from landscape.plotting.colors import METHOD_LINES, method_color, part_colors
 from landscape.plotting.density import MAX_PANELS, plain_or_power
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
-from landscape.plotting.parts import METHOD_LINES, add_legend, method_color, part_colors
-from landscape.plotting.style import literal, shorten, text_width
+from landscape.plotting.style import add_legend, literal, shorten, text_width
 from landscape.surface.results import Surface
 
 Array = NDArray[np.float64]
