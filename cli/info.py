@@ -24,7 +24,9 @@ def _describe_figure(path: Path) -> list[tuple[str, str]]:
 
     from .plot_kinds import KINDS
 
-    return [(label, f"{value}: {KINDS[value].text}" if value in KINDS else value) for label, value in describe_drawing(path)]
+    return [
+        (label, f"{value}: {KINDS[value].text}" if value in KINDS else value) for label, value in describe_drawing(path)
+    ]
 
 
 # By the schema of the file; anything else is described, or refused, as a spectrum file.

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from landscape.errors import LandscapeError
 from landscape.plotting.colors import METHOD_HATCHES, METHOD_LINES, Color, method_color, part_colors
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
-from landscape.plotting.frames import legend_above, legend_height, plain_axes
+from landscape.plotting.frames import add_legend, legend_entries, legend_height, plain_axes
 from landscape.plotting.style import literal, shorten, text_width
 
 Array = NDArray[np.float64]
@@ -104,7 +104,8 @@ def _class_sizes(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     upright = not rotated and max(text_width(name, size) for name in shown) > 0.9 * spacing
     below = max(text_width(name, size) for name in shown) if upright and not steps else 0.15
     runs = _runs(each)
-    figure = new_figure(height + (0.0 if rotated else below) + 0.35 + (0.0 if steps else legend_height(groups)))
+    entries = [] if steps else legend_entries([Patch(color=colors[group]) for group in groups], groups)
+    figure = new_figure(height + (0.0 if rotated else below) + 0.35 + legend_height(entries))
     axes = figure.subplots()
     if steps:
         _draw_steps(axes, counts, runs, colors, rotated)
@@ -112,7 +113,7 @@ def _class_sizes(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
         axes.set_ylim(0, None)
     else:
         _draw_bars(axes, counts, [colors.get(group, _NEUTRAL) for group in each], rotated, spacing)
-        legend_above(figure, [Patch(color=colors[group]) for group in groups], groups)
+        add_legend(figure, entries)
     axis, other = (axes.yaxis, axes.xaxis) if rotated else (axes.xaxis, axes.yaxis)
     other.set_label_text("training images")
     if steps:
@@ -259,7 +260,7 @@ def _accuracy(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     steps = classes > MOST_BARS
     upright = max(text_width(name, size) for name in names) > 0.9 * spacing
     below = max(text_width(name, size) for name in names) if upright and not steps else 0.15
-    handles, entries = _accuracy_legend(methods, groups, steps)
+    entries = legend_entries(*_accuracy_legend(methods, groups, steps))
     with_counts = "counts" in arrays
     figure = new_figure(2.0 + 0.75 * with_counts + below + 0.35 + legend_height(entries), h_pad=0.03)
     rows = figure.subplots(1 + with_counts, 1, sharex=True, squeeze=False,
@@ -296,7 +297,7 @@ def _accuracy(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
         for number, (_, first, behind) in enumerate(runs):
             if number % 2 == 0:
                 panel.axvspan(first - 0.5, behind - 0.5, color="0.955", linewidth=0, zorder=-1)
-    legend_above(figure, handles, entries)
+    add_legend(figure, entries)
     figure.align_ylabels()
     return figure
 

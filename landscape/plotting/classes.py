@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError, did_you_mean
+from landscape.plotting.colors import METHOD_HATCHES
 from landscape.plotting.density import is_certified, part_labels, plain_or_power, set_signed_axis
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
-from landscape.plotting.style import METHOD_HATCHES, PALETTE, add_legend, literal, shorten, text_width
+from landscape.plotting.frames import add_legend
+from landscape.plotting.style import PALETTE, literal, shorten, text_width
 
 Array = NDArray[np.float64]
 

@@ -24,7 +24,10 @@ METHOD_LINES: list[dict[str, Any]] = [
     {"linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
     {"linestyle": (0, (1, 3)), "marker": "P"},
 ]
-METHOD_HATCHES = ["", "/////", ".....", "xxxxx", "-----", "\\\\\\\\\\"]
+"""Lines and markers of methods by position, so that they also differ in grey."""
+
+METHOD_HATCHES: list[str | None] = [None, "....", "xxxx", "----", "++++", "oo"]
+"""Fillings of methods' bars by position; slashes are kept for what is not certified."""
 
 
 def method_color(place: int) -> Color:
@@ -48,4 +51,13 @@ def part_colors(parts: Sequence[str]) -> list[Color]:
             colors.append(PALETTE[int(name) % len(PALETTE)])
         else:
             colors.append(PALETTE[place % len(PALETTE)])
+    return colors
+
+
+def class_colors(labels: Sequence[int]) -> dict[int, tuple[float, float, float]]:
+    """Class index → its colour, the same in every figure; of classes that would share one, the later take free ones."""
+    colors: dict[int, tuple[float, float, float]] = {}
+    for label in labels:
+        wanted = [PALETTE[(label + shift) % len(PALETTE)] for shift in range(len(PALETTE))]
+        colors[label] = next((color for color in wanted if color not in colors.values()), wanted[0])
     return colors

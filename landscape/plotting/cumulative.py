@@ -25,7 +25,8 @@ from landscape.plotting.density import (
     signed_panels,
 )
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, renders
-from landscape.plotting.style import add_legend, label_width
+from landscape.plotting.frames import add_legend
+from landscape.plotting.style import label_width
 
 Array = NDArray[np.float64]
 

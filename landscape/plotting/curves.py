@@ -20,7 +20,7 @@ from landscape.errors import LandscapeError, did_you_mean
 from landscape.plotting.colors import METHOD_LINES, method_color, part_colors
 from landscape.plotting.density import is_certified, plain_or_power
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
-from landscape.plotting.frames import legend_above, legend_height, plain_axes
+from landscape.plotting.frames import add_legend, legend_entries, legend_height, plain_axes
 from landscape.plotting.quantities import QUANTITIES, Scale
 from landscape.plotting.quantities import quantity as named_quantity
 from landscape.plotting.scales import asinh_ticks, scale_of
@@ -240,15 +240,14 @@ def _training(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     width = matplotlib.rcParams["figure.figsize"][0]
     panels = settings["panels"]
     looks = _looks(settings)
-    handles, names = _legend(settings, looks, has_open=any(
-        not values.all() for name, values in arrays.items() if name.endswith("/certified")
-    ))  # fmt: skip
+    has_open = any(not values.all() for name, values in arrays.items() if name.endswith("/certified"))
+    entries = legend_entries(*_legend(settings, looks, has_open=has_open))
     most = 1 if width < 4 else 2 if len(panels) in (2, 4) else 3
     columns = min(most, len(panels))
     rows = math.ceil(len(panels) / columns)
     each = min(1.9, max(1.35, 0.75 * width / columns))
     above = 0.16 if settings["switches"] else 0.0
-    figure = new_figure(rows * (each + above) + 0.3 + legend_height(names), w_pad=0.03, h_pad=0.03)
+    figure = new_figure(rows * (each + above) + 0.3 + legend_height(entries), w_pad=0.03, h_pad=0.03)
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
     for empty in grid.flat[len(panels) :]:
         empty.set_axis_off()
@@ -267,7 +266,7 @@ def _training(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     few = len(places) <= 6
     grid[0, 0].xaxis.set_major_locator(FixedLocator(places.tolist()) if few else MaxNLocator(6, integer=True))
     _mark_switches(grid.flat[: len(panels)], settings["switches"], width / columns - 0.6)
-    legend_above(figure, handles, names, handlelength=2.4)
+    add_legend(figure, entries, handle=2.4)
     figure.align_ylabels()
     return figure
 

@@ -25,7 +25,8 @@ from scipy import stats
 from landscape.curvature.results import PartSpectrum, SaddleReport, SpectralDensity
 from landscape.errors import LandscapeError
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
-from landscape.plotting.style import PALETTE, add_legend, label_width, literal, shorten, text_width
+from landscape.plotting.frames import add_legend
+from landscape.plotting.style import PALETTE, label_width, literal, shorten, text_width
 
 Array = NDArray[np.float64]
 
@@ -395,7 +396,8 @@ def plain_or_power(value: float) -> str:
     return f"{sign}${factor}10^{{{int(exponent)}}}$"
 
 
-def _label_width(value: float, size: float) -> float:
+def tick_label_width(value: float, size: float) -> float:
+    """Width in inches of :func:`plain_or_power`, without asking mathtext a thousand times."""
     base, _, exponent = plain_or_power(value).strip("$").replace("$", "").partition("^")
     return text_width(base, size) + 0.72 * text_width(exponent.strip("{}").replace("-", "−"), size)
 
@@ -431,7 +433,7 @@ def _labelled(
     def slack(values: Sequence[float]) -> float:
         """Least empty space between two labels, 0 included, in inches; a label may overhang the frame by 0.1."""
         places = [abs(math.asinh(x / threshold)) * inches for x in (*values, 0.0)]
-        extents = [1.2 * size / 72 if upright else _label_width(x, size) for x in (*values, 0.0)]
+        extents = [1.2 * size / 72 if upright else tick_label_width(x, size) for x in (*values, 0.0)]
         gaps = [places[i] - places[i + 1] - (extents[i] + extents[i + 1]) / 2 for i in range(len(values))]
         return min(*gaps, frame + 0.1 - places[0] - extents[0] / 2)
 

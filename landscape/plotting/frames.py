@@ -8,11 +8,16 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
+from matplotlib.legend import Legend
+from matplotlib.legend_handler import HandlerTuple
 
-from landscape.plotting.drawing import Canvas
-from landscape.plotting.style import literal, shorten, text_width
+from landscape.plotting.style import label_width, literal, shorten
 
-_HANDLE = 0.5  # inches that a handle and the gap behind its name take
+Entries = Sequence[tuple[Any, str]]
+"""Handle and label of each line of a legend; handles in a tuple lie upon each other."""
+
+_ROOM = 3.9  # letter sizes that a handle and the gaps around it take
 
 
 def plain_axes(axes: Axes, *, grid: str = "y") -> None:
@@ -22,58 +27,63 @@ def plain_axes(axes: Axes, *, grid: str = "y") -> None:
     axes.set_axisbelow(True)
 
 
-def legend_rows(names: Sequence[str]) -> int:
-    """Rows that :func:`legend_above` needs."""
-    return -(-len(names) // _columns(_fitting(names))) if names else 0
-
-
-def legend_height(names: Sequence[str]) -> float:
-    """Inches that :func:`legend_above` needs."""
-    return (1.45 * legend_rows(names) + 0.9 * bool(names)) * matplotlib.rcParams["legend.fontsize"] / 72
-
-
-def legend_above(figure: Canvas, handles: Sequence[Any], names: Sequence[str], **options: Any) -> None:
-    """A legend above all axes, in as many columns as fit the width; names too long for it are shortened.
-
-    Args:
-        figure: drawn upon.
-        handles: one an entry.
-        names: likewise, shown as they are but for formulas between ``$_{`` and ``}$``.
-        options: of matplotlib's legend.
-    """
-    if not names:
-        return
-    shown = _fitting(names)
-    legend = figure.legend(
-        list(handles),
-        [str(number) for number in range(len(shown))],
-        loc="outside upper center",
-        ncols=_columns(shown),
-        columnspacing=1.2,
-        handletextpad=0.5,
-        **{"handlelength": 1.8, **options},
-    )
-    # Set afterwards, since matplotlib leaves out an entry whose name begins with "_".
-    for text, name in zip(legend.get_texts(), shown, strict=True):
-        text.set_text(name if "$_{" in name else literal(name))
-
-
 def bare(text: str) -> str:
     """``text`` as wide as it is drawn, its subscripts without their markup."""
     return text.replace("$_{", "").replace("}$", "")
 
 
-def _fitting(names: Sequence[str]) -> list[str]:
+def legend_entries(handles: Sequence[Any], names: Sequence[str]) -> list[tuple[Any, str]]:
+    """Entries of a legend whose names may be the user's own: shown as they are, shortened where they are too long.
+
+    Only what stands between ``$_{`` and ``}$`` is a formula.
+    """
     size, width = matplotlib.rcParams["legend.fontsize"], matplotlib.rcParams["figure.figsize"][0]
-    return [name if "$_{" in name else shorten(name, size, width - 0.2 - _HANDLE) for name in names]
+    room = width - 0.2 - _ROOM * size / 72
+    labels = [name if "$_{" in name else literal(shorten(name, size, room)) for name in names]
+    return list(zip(handles, labels, strict=True))
 
 
-def _columns(names: Sequence[str]) -> int:
-    """The most columns that fit: matplotlib fills them one after the other, each as wide as its widest name."""
+def legend_height(entries: Entries, *, most: int = 5) -> float:
+    """Inches that :func:`add_legend` needs."""
+    rows = -(-len(entries) // _columns(entries, most)) if entries else 0
+    return (1.45 * rows + 0.9 * bool(rows)) * matplotlib.rcParams["legend.fontsize"] / 72
+
+
+def add_legend(
+    figure: FigureBase, entries: Entries, *, most: int = 5, side_by_side: tuple[Any, ...] = (), handle: float = 2.0
+) -> Legend | None:
+    """A legend above all axes, in as many columns as the width of the figure holds; none without entries.
+
+    Args:
+        figure: or the panel of one.
+        entries: in their order.
+        most: columns at most.
+        side_by_side: the one tuple of handles that do not lie upon each other.
+        handle: length of a handle, letter sizes.
+    """
+    if not entries:
+        return None
+    legend = figure.legend(
+        [handle for handle, _ in entries],
+        [str(number) for number in range(len(entries))],
+        handler_map={tuple: HandlerTuple(ndivide=1), side_by_side: HandlerTuple(ndivide=None, pad=0.1)},
+        loc="outside upper center",
+        ncols=_columns(entries, most),
+        columnspacing=1.2,
+        handlelength=handle,
+        handletextpad=0.5,
+    )
+    # Set afterwards, since matplotlib leaves out an entry whose name begins with "_".
+    for text, (_, words) in zip(legend.get_texts(), entries, strict=True):
+        text.set_text(words)
+    return legend
+
+
+def _columns(entries: Entries, most: int) -> int:
+    """The most columns that fit: matplotlib fills them one after the other, each as wide as its widest entry."""
     size, width = matplotlib.rcParams["legend.fontsize"], matplotlib.rcParams["figure.figsize"][0]
-    widths = [text_width(bare(name), size) + _HANDLE for name in names]
-    for columns in range(len(names), 1, -1):
-        chunks = np.array_split(widths, columns)
-        if sum(chunk.max() for chunk in chunks) <= width - 0.1:
+    widths = [label_width(words, size) + _ROOM * size / 72 for _, words in entries]
+    for columns in range(min(most, len(entries)), 1, -1):
+        if sum(max(column) for column in np.array_split(widths, columns)) < width - 0.1:
             return columns
     return 1

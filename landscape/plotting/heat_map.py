@@ -19,7 +19,7 @@ from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
 from landscape.plotting.density import is_certified, plain_or_power
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
-from landscape.plotting.frames import legend_above, legend_height
+from landscape.plotting.frames import add_legend, legend_entries, legend_height
 from landscape.plotting.quantities import Scale
 from landscape.plotting.quantities import quantity as named_quantity
 from landscape.plotting.scales import asinh_ticks, scale_of
@@ -171,7 +171,8 @@ def _heat_map(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     if np.isnan(values).any():
         entries[_NO_VALUE] = Patch(**_NOTHING)
     height = max(sizes[0] * down, 1.0)
-    figure = new_figure(height + below + 0.1 + legend_height(list(entries)), w_pad=0.03, h_pad=0.03)
+    legend = legend_entries(list(entries.values()), list(entries))
+    figure = new_figure(height + below + 0.1 + legend_height(legend), w_pad=0.03, h_pad=0.03)
     axes = figure.subplots()
     axes.patch.set(**_NOTHING)
     norm, colors = _norm(settings)
@@ -202,7 +203,7 @@ def _heat_map(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     if low < 0 and max(-known.min(), known.max()) == high:
         bar.ax.set_ylim(min(known.min(), 0.0), max(known.max(), 0.0))
     _bar_ticks(bar, settings, height)
-    legend_above(figure, list(entries.values()), list(entries))
+    add_legend(figure, legend)
     return figure
 
 

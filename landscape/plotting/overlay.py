@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
+from landscape.plotting.colors import METHOD_LINES
 from landscape.plotting.density import (
     LEAST_COUNT,
     MAX_PANELS,
@@ -32,7 +33,8 @@ from landscape.plotting.density import (
     with_interval,
 )
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, renders
-from landscape.plotting.style import METHOD_LINES, PALETTE, add_legend, label_width, literal, shorten, text_width
+from landscape.plotting.frames import add_legend
+from landscape.plotting.style import PALETTE, label_width, literal, shorten, text_width
 
 MAX_METHODS = len(METHOD_LINES)
 """Curves that can be told apart in one frame."""
@@ -122,7 +124,7 @@ def _overlay(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
             if np.isnan(arrays["lambda_min"][row, place]):
                 numbers.append(("–", "–"))
                 continue
-            color, style = PALETTE[row], METHOD_LINES[row]
+            color, style = PALETTE[row], METHOD_LINES[row]["linestyle"]
             curve = {name: arrays[f"{part}/{row}/{name}"] for name in _CURVES}
             for artist in draw_curve(axes, curve, color, style):
                 artist.set_clip_path(visible)
@@ -169,7 +171,7 @@ def _write_numbers(axes: Axes, numbers: Sequence[tuple[str, str]], size: float, 
     size *= fitting(lines)
     heading, *rows = lines
     legend = axes.legend(
-        [Line2D([], [], color=PALETTE[row], linestyle=METHOD_LINES[row]) for row in range(len(rows))],
+        [Line2D([], [], color=PALETTE[row], linestyle=METHOD_LINES[row]["linestyle"]) for row in range(len(rows))],
         rows,
         title=heading,
         loc="upper right",
@@ -196,7 +198,10 @@ def _title(arrays: Arrays, place: int, width: float) -> str:
 def _add_legend(figure: Canvas, methods: Sequence[str]) -> None:
     size = matplotlib.rcParams["legend.fontsize"]
     entries: list[tuple[Any, str]] = [
-        (Line2D([], [], color=PALETTE[row], linestyle=METHOD_LINES[row]), literal(shorten(name, size, 1.6)))
+        (
+            Line2D([], [], color=PALETTE[row], linestyle=METHOD_LINES[row]["linestyle"]),
+            literal(shorten(name, size, 1.6)),
+        )
         for row, name in enumerate(methods)
     ]
     tick: dict[str, Any] = {

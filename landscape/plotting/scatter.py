@@ -18,8 +18,9 @@ from landscape.errors import LandscapeError
 from landscape.plotting.colors import METHOD_LINES, method_color, part_colors
 from landscape.plotting.density import plain_or_power
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
+from landscape.plotting.frames import add_legend
 from landscape.plotting.quantities import quantity
-from landscape.plotting.style import PALETTE, add_legend, literal, shorten
+from landscape.plotting.style import PALETTE, literal, shorten
 
 Array = NDArray[np.float64]
 Accuracies = Mapping[str, Mapping[str, float]]

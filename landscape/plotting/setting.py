@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from landscape.errors import LandscapeError
 from landscape.plotting.colors import METHOD_LINES, part_colors
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
-from landscape.plotting.frames import legend_above, legend_height, plain_axes
+from landscape.plotting.frames import add_legend, legend_entries, legend_height, plain_axes
 from landscape.plotting.style import text_width
 
 Spacing = Literal["log", "even", "linear"]
@@ -92,7 +92,8 @@ def _setting(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     }
     columns = 1 if width < 4 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    entries = names if len(names) > 1 else []
+    shown = names if len(names) > 1 else []
+    entries = legend_entries([Line2D([], [], **looks[name], **_LINKED) for name in shown], shown)
     figure = new_figure(rows * min(1.9, 0.75 * width / columns) + 0.35 + legend_height(entries), w_pad=0.03)
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
     for empty in grid.flat[len(panels) :]:
@@ -115,7 +116,7 @@ def _setting(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
             axes.tick_params(labelbottom=True)
         plain_axes(axes)
     _name_values(grid[0, 0], values, places, settings["spacing"], (width / columns) - 0.65)
-    legend_above(figure, [Line2D([], [], **looks[name], **_LINKED) for name in entries], entries, handlelength=2.4)
+    add_legend(figure, entries, handle=2.4)
     figure.align_ylabels()
     return figure
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, get_args
 
 import matplotlib
-import numpy as np
 import seaborn
 from cycler import cycler
 from matplotlib.cbook import is_math_text
-from matplotlib.figure import FigureBase
 from matplotlib.font_manager import FontProperties, fontManager
-from matplotlib.legend import Legend
-from matplotlib.legend_handler import HandlerTuple
 from matplotlib.textpath import text_to_path
 from tueplots import figsizes, fonts, fontsizes
 
@@ -32,12 +28,6 @@ COLUMN_WIDTHS: dict[str, float] = {"single": 3.35, "double": 6.9, "wide": 10.0}
 
 PALETTE: list[tuple[float, float, float]] = [tuple(color) for color in seaborn.color_palette("colorblind")]
 """Ten colours that people with any common colour-vision deficiency tell apart (seaborn's "colorblind")."""
-
-METHOD_LINES: list[Any] = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1))]
-"""Line styles of methods by position, so that they also differ in grey."""
-
-METHOD_HATCHES: list[str | None] = [None, "....", "xxxx", "----", "++++", "oo"]
-"""Fillings of methods' bars by position; slashes are kept for what is not certified."""
 
 # Sizes and widths of each venue's template: (one column, the whole page) and the sizes of letters. ICCV prints with the
 # template of CVPR. A venue of one column has half of it for "single".
@@ -103,7 +93,6 @@ _EAST_ASIAN_FONTS = [
     "Malgun Gothic",
     "Arial Unicode MS",
 ]
-_LEGEND_ROOM = 3.9  # a handle and the gaps beside it, in letter sizes
 MISSING_GLYPH = r"Glyph \d+ .* missing from"
 
 
@@ -205,47 +194,3 @@ def shorten(text: str, size: float, width: float) -> str:
         if text_width(candidate, size) <= width:
             return candidate
     return text[:1] + "…"
-
-
-def class_colors(labels: Sequence[int]) -> dict[int, tuple[float, float, float]]:
-    """Class index → its colour, the same in every figure; of classes that would share one, the later take free ones."""
-    colors: dict[int, tuple[float, float, float]] = {}
-    for label in labels:
-        wanted = [PALETTE[(label + shift) % len(PALETTE)] for shift in range(len(PALETTE))]
-        colors[label] = next((color for color in wanted if color not in colors.values()), wanted[0])
-    return colors
-
-
-def add_legend(
-    figure: FigureBase, entries: Sequence[tuple[Any, str]], *, most: int = 5, side_by_side: tuple[Any, ...] = ()
-) -> Legend:
-    """A legend above all axes, in as many columns as the width of the figure holds.
-
-    Args:
-        figure: or the panel of one.
-        entries: handle and label; handles in a tuple lie upon each other.
-        most: columns at most.
-        side_by_side: the one tuple of handles that do not lie upon each other.
-    """
-    size, width = matplotlib.rcParams["legend.fontsize"], matplotlib.rcParams["figure.figsize"][0]
-    texts = [label_width(text, size) + _LEGEND_ROOM * size / 72 for _, text in entries]
-
-    def inches(columns: int) -> float:
-        # Matplotlib fills the columns one after another; each is as wide as its widest entry.
-        return sum(max(column) for column in np.array_split(texts, columns))
-
-    columns = max([n for n in range(1, min(most, len(entries)) + 1) if inches(n) < width - 0.1], default=1)
-    legend = figure.legend(
-        [handle for handle, _ in entries],
-        [str(number) for number in range(len(entries))],
-        handler_map={tuple: HandlerTuple(ndivide=1), side_by_side: HandlerTuple(ndivide=None, pad=0.1)},
-        loc="outside upper center",
-        ncols=columns,
-        columnspacing=1.2,
-        handlelength=2.0,
-        handletextpad=0.5,
-    )
-    # Set afterwards, since matplotlib leaves out an entry whose name begins with "_".
-    for text, (_, words) in zip(legend.get_texts(), entries, strict=True):
-        text.set_text(words)
-    return legend

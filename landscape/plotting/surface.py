@@ -29,7 +29,8 @@ from landscape.errors import LandscapeError
 from landscape.plotting.colors import METHOD_LINES, method_color, part_colors
 from landscape.plotting.density import MAX_PANELS, plain_or_power
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
-from landscape.plotting.style import add_legend, literal, shorten, text_width
+from landscape.plotting.frames import add_legend
+from landscape.plotting.style import literal, shorten, text_width
 from landscape.surface.results import Surface
 
 Array = NDArray[np.float64]

@@ -12,8 +12,9 @@ from support.spectra import class_eigenvalues, long_tailed_classes, part_spectru
 from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
 from landscape.plotting import Look, density_cumulative, density_curve, density_grid, density_overlay
+from landscape.plotting.colors import METHOD_LINES
 from landscape.plotting.density import with_error
-from landscape.plotting.style import METHOD_LINES, PALETTE
+from landscape.plotting.style import PALETTE
 
 
 @pytest.fixture(scope="module")
