@@ -16,7 +16,7 @@ from landscape.errors import LandscapeError
 from landscape.plotting import check_drawing_paths, read_drawing, save_drawing
 from landscape.plotting.classes import QUANTITIES as PANELS
 from landscape.plotting.curves import HISTORY_QUANTITIES
-from landscape.plotting.drawing import DRAWING_SCHEMA
+from landscape.plotting.drawing import DRAWING_SCHEMA, read_origin
 from landscape.plotting.quantities import QUANTITIES
 from landscape.plotting.style import Column, Venue
 from landscape.store import SpectrumFile, schema_of
@@ -93,7 +93,8 @@ def command(
         with console.status("drawing"):
             drawing = read_drawing(files[0]) if redrawn else draw(request, kind)
             look = replace(drawing.look, column=column or drawing.look.column, venue=venue or drawing.look.venue)
-        origin = None if redrawn else {"command": shlex.join(["landscape", *sys.argv[1:]])}
+        typed = shlex.join(["landscape", *sys.argv[1:]])
+        origin = {**read_origin(files[0]), "redrawn": typed} if redrawn else {"command": typed}
         for output in outputs:
             figure, arrays = save_drawing(drawing.looking(look), output, origin=origin)
             console.print(f"{figure} (arrays: {arrays})", markup=False, soft_wrap=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from landscape_cli.plot_kinds import Request, draw
 from support.command import Call
 from support.spectra import part_spectrum
 
@@ -165,12 +166,10 @@ def test_the_command_draws_each_kind_of_a_sweep(call: Call, tmp_path: Path) -> N
 
 
 def test_the_switch_comes_from_the_recipe(tmp_path: Path) -> None:
-    from landscape_cli.plot import draw
-
-    recipe = '[loss]\nreweight = "{}"\ndefer = 0.5\n[schedule]\nepochs = 4\n'
+    recipe = '[data]\n[optimizer]\nname = "sgd"\n[loss]\nreweight = "{}"\ndefer = 0.5\n[schedule]\nepochs = 4\n'
     for reweight, marked in (("drw", True), ("none", False)):
         path = write(tmp_path / f"{reweight}.h5", SWEEP, recipe.format(reweight))
-        lines = draw((path,), "layer-training").figure.axes[0].lines
+        lines = draw(Request((path,)), "layer-training").figure.axes[0].lines
         assert any(line.get_linestyle() == "--" and list(line.get_xdata()) == [2, 2] for line in lines) == marked
 
 

@@ -30,7 +30,6 @@ from landscape.plotting import (
     tsne_map,
     write_drawing,
 )
-from landscape.plotting.drawing import _RENDERERS
 from landscape.store.calibration_file import CalibrationFile
 
 
@@ -111,10 +110,3 @@ def test_what_was_read_has_the_same_arrays(tmp_path: Path) -> None:
     assert found.settings == drawing.settings
     for name, values in drawing.arrays.items():
         np.testing.assert_array_equal(found.arrays[name], values)
-
-
-def test_every_kind_of_a_results_file_is_here() -> None:
-    from landscape_cli.plot import KINDS as OFFERED
-
-    assert set(OFFERED) <= set(KINDS)
-    assert set(KINDS) <= set(_RENDERERS)
