@@ -122,13 +122,16 @@ def draw(request: Request, kind: str | None = None) -> Drawing:
     kind = kind or default_kind(request.files)
     known = KINDS[kind]
     if len(request.files) > 1 and not known.several:
-        beside = {"density": "; --kind density-overlay and --kind classes compare several"}.get(kind, "")
-        raise LandscapeError(f"--kind {kind} draws one file; give one{beside}")
+        able = [name for name, other in KINDS.items() if other.several and other.source == known.source]
+        several = f": several are compared by --kind {', --kind '.join(able)}" if able else ""
+        raise LandscapeError(f"--kind {kind} draws one file; give one{several}")
     for field in fields(request):
         is_said = getattr(request, field.name) is not None
         if is_said and field.name not in ("files", *known.options, *(["names"] if known.several else [])):
-            users = ", ".join(name for name, other in KINDS.items() if field.name in other.options) or "several files"
-            raise LandscapeError(f"--kind {kind} has no use for --{field.name}: that is for {users}")
+            users = [f"--kind {name}" for name, other in KINDS.items() if field.name in other.options]
+            raise LandscapeError(
+                f"--kind {kind} has no use for --{field.name}: that is for {', '.join(users) or 'several files'}"
+            )
     for file in request.files:
         _check_source(file, kind)
     return known.draw(request)

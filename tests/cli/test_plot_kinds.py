@@ -122,10 +122,15 @@ def test_a_kind_draws_what_the_files_hold(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "kind", "said", "message"),
     [
-        (["spectra.h5", "sweep.h5"], "density", {}, "draws one file; give one; --kind density-overlay"),
-        (["spectra.h5"], "density", {"by": "class"}, "no use for --by: that is for saddle-scatter"),
+        (
+            ["spectra.h5", "sweep.h5"],
+            "density",
+            {},
+            "draws one file; give one: several are compared by --kind density-overlay, --kind classes",
+        ),
+        (["spectra.h5"], "density", {"by": "class"}, "no use for --by: that is for --kind saddle-scatter"),
         (["spectra.h5"], "density", {"names": ["a"]}, "no use for --names: that is for several files"),
-        (["plane.h5"], "surface", {"epoch": 3}, "no use for --epoch: that is for density"),
+        (["plane.h5"], "surface", {"epoch": 3}, "no use for --epoch: that is for --kind density"),
         (["run"], "density", {}, "draw it with --kind training, accuracy, class-sizes"),
         (["spectra.h5"], "surface", {}, "draw it with --kind density, density-overlay"),
         (["plane.h5"], "training", {}, "draw it with --kind surface, surface-3d, surface-line"),

@@ -43,6 +43,8 @@ def parts(step: int, *, probes: int = 3, missing: tuple[str, ...] = ()) -> list[
 
 SWEEP = {epoch: parts(epoch) for epoch in (1, 2, 3, 4)}
 
+RECIPE = '[data]\n[optimizer]\nname = "sgd"\n[loss]\nreweight = "{}"\ndefer = 0.5\n[schedule]\nepochs = 4\n'
+
 
 def write(path: Path, sweep: dict[int, list[PartSpectrum]], recipe: str = "") -> Path:
     file = SpectrumFile.create(path, {"epochs": list(sweep), "recipe": recipe})
@@ -146,7 +148,7 @@ def test_what_is_missing_is_named_with_the_way_to_it(draw: object) -> None:
 
 
 def test_the_command_draws_each_kind_of_a_sweep(call: Call, tmp_path: Path) -> None:
-    recipe = '[loss]\nreweight = "drw"\ndefer = 0.5\n[schedule]\nepochs = 4\n'
+    recipe = RECIPE.format("drw")
     sweep = write(tmp_path / "sweep.h5", SWEEP, recipe)
     for kind in ("layer-densities", "layer-distance", "layer-training"):
         done = call("plot", sweep, "--kind", kind, "-o", tmp_path / f"{kind}.png")
@@ -166,9 +168,8 @@ def test_the_command_draws_each_kind_of_a_sweep(call: Call, tmp_path: Path) -> N
 
 
 def test_the_switch_comes_from_the_recipe(tmp_path: Path) -> None:
-    recipe = '[data]\n[optimizer]\nname = "sgd"\n[loss]\nreweight = "{}"\ndefer = 0.5\n[schedule]\nepochs = 4\n'
     for reweight, marked in (("drw", True), ("none", False)):
-        path = write(tmp_path / f"{reweight}.h5", SWEEP, recipe.format(reweight))
+        path = write(tmp_path / f"{reweight}.h5", SWEEP, RECIPE.format(reweight))
         lines = draw(Request((path,)), "layer-training").figure.axes[0].lines
         assert any(line.get_linestyle() == "--" and list(line.get_xdata()) == [2, 2] for line in lines) == marked
 
