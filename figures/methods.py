@@ -1,0 +1,49 @@
+"""The trainings that several figures share, by what the papers call them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from landscape_figures.scales import Scale
+from landscape_figures.steps import Training
+
+# Title → the recipe that ships, and what the smoke scale lays over it: digits of 8×8 pixels and a network of 14,458
+# parameters stand smaller perturbations, and a class is in the tail with fewer than 40 of its at most 122 images.
+_TAIL = {"optimizer.eta": 40.0}
+# Checkpoints of 85 MB that no figure follows over the training.
+_LAST_ONLY = {"run.save_every": 0}
+
+METHODS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
+    "CE": ("cifar10-lt/ce", {}, {}),
+    "CE+SAM": ("cifar10-lt/ce-sam", {}, {"optimizer.rho": 0.05}),
+    "CE+DRW": ("cifar10-lt/ce-drw", {}, {}),
+    "CE+DRW+SAM": ("cifar10-lt/ce-drw-sam", {}, {"optimizer.rho": 0.2}),
+    "LDAM+DRW": ("cifar10-lt/ldam-drw", {}, {}),
+    "LDAM+DRW+SAM": ("cifar10-lt/ldam-drw-sam", {}, {"optimizer.rho": 0.2}),
+    "VS": ("cifar10-lt/vs", {}, {}),
+    "VS+SAM": ("cifar10-lt/vs-sam", {}, {"optimizer.rho": 0.2}),
+    "SGD": ("cifar10-lt-resnet34/ce", _LAST_ONLY, {}),
+    "SAM": ("cifar10-lt-resnet34/ce-sam", _LAST_ONLY, {}),
+    "ImbSAM": ("cifar10-lt-resnet34/ce-imbsam", _LAST_ONLY, _TAIL),
+    "SSE-SAM": ("cifar10-lt-resnet34/ce-sse-sam", _LAST_ONLY, _TAIL),
+    "baseline": ("cifar10-lt/ce", {}, {}),
+    "HTR, all layers": ("cifar10-lt-htr/ce-htr", {}, {"regularizer.weight": 1e-3}),
+    "HTR, middle layers": ("cifar10-lt-htr/ce-htr-middle", {}, {"regularizer.weight": 1e-3}),
+    "HTR, Gauss-Newton": ("cifar10-lt-htr/ce-htr-gauss-newton", {}, {"regularizer.weight": 1e-3}),
+    "CosineCE": ("cifar10-lt/cosine-ce", _LAST_ONLY, {}),
+}
+
+
+def train(scale: Scale, title: str, *, seed: int = 0, **changes: Any) -> Training:
+    """The training of a method.
+
+    Args:
+        scale: how large.
+        title: of the method, a key of :data:`METHODS`.
+        seed: of the run.
+        changes: ``section__key`` = value at both scales, the smoke scale's own included.
+    """
+    recipe, always, smoke = METHODS[title]
+    laid = {key.replace("__", "."): value for key, value in changes.items()}
+    return scale.train(title, recipe, seed=seed, changes={**always, **laid}, smoke={**smoke, **laid})
