@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import tomllib
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import rich_click as click
 from rich.console import Console
@@ -15,6 +18,7 @@ from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
 from landscape.plotting import (
     Drawing,
+    Look,
     check_drawing_paths,
     class_bars,
     density_grid,
@@ -22,11 +26,13 @@ from landscape.plotting import (
     layer_densities,
     layer_distance,
     layer_training,
+    read_drawing,
     save_drawing,
 )
+from landscape.plotting.drawing import DRAWING_SCHEMA
 from landscape.plotting.features import CALIBRATION_KINDS, draw_calibration
-from landscape.plotting.style import Column
-from landscape.store import SpectrumFile, split_epoch
+from landscape.plotting.style import Column, Venue
+from landscape.store import SpectrumFile, schema_of, split_epoch
 
 from .tables import batches_of
 
@@ -51,11 +57,21 @@ _OF_LAYERS = (
 )
 
 
-@click.command(name="plot", help="Draw a results file; only a first t-SNE is computed.\n\nKinds:\n\n" + "\n\n".join(
-    f"- **{name}**: {text}" for name, text in KINDS.items()
-) + f"\n\n{_OF_LAYERS[0].upper()}{_OF_LAYERS[1:]}.")  # fmt: skip
+_HELP = "\n\n".join(
+    [
+        "Draw a results file, or draw a figure again from the arrays kept beside it; only a first t-SNE is computed.",
+        "Kinds:",
+        *(f"- **{name}**: {text}" for name, text in KINDS.items()),
+        f"{_OF_LAYERS[0].upper()}{_OF_LAYERS[1:]}.",
+        "FIGURE.pdf.h5 holds all that FIGURE.pdf shows: `landscape plot FIGURE.pdf.h5 -o FIGURE.png` draws the same, "
+        "with `--style neurips --column single` for another page.",
+    ]
+)
+
+
+@click.command(name="plot", help=_HELP)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
-@click.option("--kind", type=click.Choice(list(KINDS)), default="density", show_default=True)
+@click.option("--kind", type=click.Choice(list(KINDS)), help="what to draw of results [default: density]")
 @click.option("--parts", metavar="GLOB",
               help="only parts whose path matches, for example 'class/\\*', 'group/tail' or 'class/3/layer/\\*'; "
                    "a \\* stays within one level of the path")  # fmt: skip
@@ -65,32 +81,45 @@ _OF_LAYERS = (
     help="of a sweep over checkpoints [default: the last that is there; for layers: all]",
 )
 @click.option("--names", metavar="A,B", help="what the files are called in the legend [default: file names]")
-@click.option("--column", type=click.Choice(["single", "double", "wide"]), default="double", show_default=True,
-              help="width of the printed figure")  # fmt: skip
+@click.option("--style", "venue", type=click.Choice(get_args(Venue)),
+              help="width and letters of this venue's pages [default: landscape, or as the figure was]")  # fmt: skip
+@click.option("--column", type=click.Choice(get_args(Column)),
+              help="one column of the page, or the whole width; wide is a slide, of the style landscape only "
+                   "[default: double, or as the figure was]")  # fmt: skip
 @click.option("-o", "--output", "outputs", multiple=True, required=True, type=click.Path(path_type=Path),
               help="FIGURE.pdf, .png or .svg; may be repeated. The arrays drawn are kept in FIGURE.pdf.h5")  # fmt: skip
 def command(
     files: tuple[Path, ...],
-    kind: str,
+    kind: str | None,
     parts: str | None,
     epoch: int | None,
     names: str | None,
-    column: Column,
+    venue: Venue | None,
+    column: Column | None,
     outputs: tuple[Path, ...],
 ) -> None:
     for output in outputs:
         check_drawing_paths(output)
+    redrawn = any(schema_of(file) == DRAWING_SCHEMA for file in files)
+    if redrawn and (len(files) > 1 or (kind, parts, epoch, names) != (None, None, None, None)):
+        raise LandscapeError(
+            "a figure's own arrays are drawn again as they are: give that one file, with --style and --column only; "
+            "for --kind, --parts, --epoch and --names give the results it was made from"
+        )
+    kind = kind or "density"
     console, problems = Console(highlight=False), Console(stderr=True, highlight=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with console.status("drawing"):
-            drawing = draw(
-                files, kind, parts=parts, epoch=epoch, names=names.split(",") if names else None, column=column
-            )
+            if redrawn:
+                drawing = read_drawing(files[0])
+            else:
+                drawing = draw(files, kind, parts=parts, epoch=epoch, names=names.split(",") if names else None)
+            drawing = drawing.looking(Look(column or drawing.look.column, venue or drawing.look.venue))
         for output in outputs:
-            figure, arrays = save_drawing(drawing, output)
+            figure, arrays = save_drawing(drawing, output, origin={"command": shlex.join(["landscape", *sys.argv[1:]])})
             console.print(f"{figure} (arrays: {arrays})", markup=False, soft_wrap=True)
-    for file in files if epoch is None and kind in _ONE_EPOCH else ():
+    for file in files if epoch is None and kind in _ONE_EPOCH and not redrawn else ():
         drawn = SpectrumFile.open(file).latest_epoch()
         if drawn is not None:
             console.print(f"{file} is a sweep: drawn is epoch {drawn}, --epoch N takes another", markup=False)
@@ -113,7 +142,6 @@ def draw(
     parts: str | None = None,
     epoch: int | None = None,
     names: list[str] | None = None,
-    column: Column = "double",
 ) -> Drawing:
     """The figure of ``kind`` for these files; of a sweep one epoch is drawn, the last by default.
 
@@ -126,15 +154,15 @@ def draw(
                 f"--kind {kind} draws one file of `landscape calibrate` as a whole; give that alone, without --parts, "
                 "--epoch and --names"
             )
-        return draw_calibration(files[0], kind, column=column)
+        return draw_calibration(files[0], kind)
     if kind in _LAYERS:
         if len(files) > 1:
             raise LandscapeError(f"--kind {kind} draws one file; give one")
-        return _draw_layers(SpectrumFile.open(files[0]), kind, parts=parts, epoch=epoch, column=column)
+        return _draw_layers(SpectrumFile.open(files[0]), kind, parts=parts, epoch=epoch)
     if kind in _ANOMALY:
         if len(files) > 1 or parts is not None or epoch is not None or names is not None:
             raise LandscapeError("--kind anomaly draws one results.json as a whole; give that alone")
-        return detection_panels(GridResults.load(files[0]), column=column)
+        return detection_panels(GridResults.load(files[0]))
     methods: dict[str, list[PartSpectrum]] = {}
     groups: dict[str, list[str]] = {}
     labels = names or [file.stem for file in files]
@@ -164,13 +192,13 @@ def draw(
                 members.append(part)
     if kind == "classes":
         banded = {group: members for group, members in groups.items() if members}
-        return class_bars(methods if len(methods) > 1 else next(iter(methods.values())), groups=banded, column=column)
+        return class_bars(methods if len(methods) > 1 else next(iter(methods.values())), groups=banded)
     if len(files) > 1:
         raise LandscapeError("--kind density draws one file; give one, or --kind classes to compare several")
-    return density_grid(next(iter(methods.values())), column=column)
+    return density_grid(next(iter(methods.values())))
 
 
-def _draw_layers(file: SpectrumFile, kind: str, *, parts: str | None, epoch: int | None, column: Column) -> Drawing:
+def _draw_layers(file: SpectrumFile, kind: str, *, parts: str | None, epoch: int | None) -> Drawing:
     """The whole network, which is always kept, and its layers at the epochs of a sweep."""
     epochs: dict[int | None, list[PartSpectrum]] = {}
     for spectrum in file.read_all(epoch):
@@ -178,10 +206,10 @@ def _draw_layers(file: SpectrumFile, kind: str, *, parts: str | None, epoch: int
         if part == "all" or (part.startswith("layer/") and (parts is None or matches(part, parts))):
             epochs.setdefault(at, []).append(replace(spectrum, part=part))
     if kind == "layer-densities":
-        return layer_densities(epochs, column=column)
+        return layer_densities(epochs)
     if kind == "layer-distance":
-        return layer_distance(epochs, column=column)
-    return layer_training(epochs, switch=_switch(file), column=column)
+        return layer_distance(epochs)
+    return layer_training(epochs, switch=_switch(file))
 
 
 def _switch(file: SpectrumFile) -> float | None:

@@ -12,6 +12,7 @@ from landscape.plotting.drawing import (
     save_figure,
     write_drawing,
 )
+from landscape.plotting.features import nearest_class_matrix, tsne_map
 from landscape.plotting.layers import layer_densities, layer_distance, layer_training
 from landscape.plotting.style import Look, style
 
@@ -28,9 +29,11 @@ __all__ = [
     "layer_densities",
     "layer_distance",
     "layer_training",
+    "nearest_class_matrix",
     "read_drawing",
     "save_drawing",
     "save_figure",
     "style",
+    "tsne_map",
     "write_drawing",
 ]

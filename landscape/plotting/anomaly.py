@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from landscape.anomaly.results import BASELINE, TITLES, GridResults
 from landscape.errors import LandscapeError
-from landscape.plotting.drawing import Drawing, new_figure
-from landscape.plotting.style import PALETTE, Column, literal, style
+from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
+from landscape.plotting.style import PALETTE, add_legend, literal
 
 Array = NDArray[np.float64]
 
@@ -27,7 +28,7 @@ _ROW = 0.24  # inches a data set
 _SPREAD = 0.24  # of a row, between two optimisers
 
 
-def detection_panels(results: GridResults, *, column: Column = "double") -> Drawing:
+def detection_panels(results: GridResults) -> Drawing:
     """A column a method; above AUC-PR of every data set, below its paired difference to SGD.
 
     Above: mean and standard deviation over seeds, and a tick at the AUC-PR of random scores. Below: mean over seeds of
@@ -36,7 +37,6 @@ def detection_panels(results: GridResults, *, column: Column = "double") -> Draw
 
     Args:
         results: of ``landscape anomaly``.
-        column: width of the figure, see :func:`landscape.plotting.style.style`.
 
     Returns:
         The drawing; its arrays are ``data`` (d,), ``methods`` (m,), ``optimizers`` (o,), ``prevalence`` (d,) and, each
@@ -51,11 +51,8 @@ def detection_panels(results: GridResults, *, column: Column = "double") -> Draw
     data, methods = results.names("data"), results.names("method")
     optimizers = results.names("optimizer")
     table = _tabulate(results, data, methods, optimizers)
-    with style(column):
-        figure = _draw(data, methods, optimizers, table)
-        figure.draw_without_rendering()
     words = {"data": np.array(data), "methods": np.array(methods), "optimizers": np.array(optimizers)}
-    return Drawing(figure, {**words, **table})
+    return Drawing("anomaly", {**words, **table})
 
 
 def _tabulate(results: GridResults, data: list[str], methods: list[str], optimizers: list[str]) -> dict[str, Array]:
@@ -83,7 +80,9 @@ def _tabulate(results: GridResults, data: list[str], methods: list[str], optimiz
     return table
 
 
-def _draw(data: list[str], methods: list[str], optimizers: list[str], table: dict[str, Array]) -> Figure:
+@renders("anomaly")
+def _draw(table: Arrays, _: Mapping[str, Any]) -> Canvas:
+    data, methods, optimizers = (table[name].tolist() for name in ("data", "methods", "optimizers"))
     paired = bool(np.isfinite(table["difference"]).any())
     rows = 2 if paired else 1
     figure = new_figure(rows * (_ROW * max(len(data), 3) + 0.55) + 0.3)
@@ -102,13 +101,12 @@ def _draw(data: list[str], methods: list[str], optimizers: list[str], table: dic
             axes.axhline(edge, color="0.9", linewidth=0.5, zorder=0)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    handles = [_handle(optimizer) for optimizer in optimizers]
-    handles.append(Line2D([], [], linestyle="none", marker="|", markersize=7, color="0.6", label="random scores"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handletextpad=0.2)
+    random = Line2D([], [], linestyle="none", marker="|", markersize=7, color="0.6")
+    add_legend(figure, [*((_handle(name), TITLES[name]) for name in optimizers), (random, "random scores")])
     return figure
 
 
-def _levels(axes: Axes, table: dict[str, Array], m: int, optimizers: list[str]) -> None:
+def _levels(axes: Axes, table: Arrays, m: int, optimizers: list[str]) -> None:
     rows = np.arange(table["auc_pr"].shape[1])
     axes.plot(table["prevalence"], rows, linestyle="none", marker="|", markersize=8, color="0.6", zorder=1)
     for o, optimizer in enumerate(optimizers):
@@ -131,7 +129,7 @@ def _levels(axes: Axes, table: dict[str, Array], m: int, optimizers: list[str]) 
     axes.set_xlabel("AUC-PR, mean ± s.d.")
 
 
-def _differences(axes: Axes, table: dict[str, Array], m: int, optimizers: list[str]) -> None:
+def _differences(axes: Axes, table: Arrays, m: int, optimizers: list[str]) -> None:
     rows = np.arange(table["auc_pr"].shape[1])
     axes.axvline(0, color=_LOOKS[BASELINE][0], linewidth=0.6, zorder=1)
     words = []
@@ -165,4 +163,4 @@ def _finite(errors: Array) -> Array:
 
 def _handle(optimizer: str) -> Line2D:
     color, marker = _LOOKS[optimizer]
-    return Line2D([], [], linestyle="none", marker=marker, markersize=4, color=color, label=TITLES[optimizer])
+    return Line2D([], [], linestyle="none", marker=marker, markersize=4, color=color)

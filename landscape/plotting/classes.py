@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
@@ -18,8 +17,8 @@ from numpy.typing import NDArray
 from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
 from landscape.plotting.density import is_certified, plain_or_power
-from landscape.plotting.drawing import Drawing, new_figure
-from landscape.plotting.style import PALETTE, Column, literal, shorten, style, text_width
+from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
+from landscape.plotting.style import PALETTE, add_legend, literal, shorten, text_width
 
 Array = NDArray[np.float64]
 
@@ -34,7 +33,6 @@ def class_bars(
     spectra: Sequence[PartSpectrum] | Mapping[str, Sequence[PartSpectrum]],
     *,
     groups: Mapping[str, Sequence[str]] | None = None,
-    column: Column = "double",
 ) -> Drawing:
     """Panels over one axis of classes: spectrum ends, negative mass M₋ and its share ν, ‖∇L_c‖, number of samples.
 
@@ -47,7 +45,6 @@ def class_bars(
         spectra: one part a class, in axis order, or method name → such a sequence. A class that one method lacks
             leaves a gap; classes are matched by ``PartSpectrum.part``.
         groups: group name → parts in it, for example ``{"head": ["class/0", "class/1"], ...}``; drawn as bands.
-        column: width of the figure, see :func:`landscape.plotting.style.style`.
 
     Returns:
         The drawing; its arrays are ``parts``, ``labels`` (c,), ``methods`` (m,) and, each (m, c) with NaN for a gap,
@@ -67,15 +64,12 @@ def class_bars(
         unknown = [part for part in members if part not in labels]
         if unknown:
             raise LandscapeError(f"group '{name}' has part '{unknown[0]}', not drawn here: have {', '.join(labels)}")
-    with style(column):
-        figure = _draw(list(methods), labels, table, groups or {})
-        figure.draw_without_rendering()
     words = {
         "parts": np.array(list(labels)),
         "labels": np.array(list(labels.values())),
         "methods": np.array(list(methods)),
     }
-    return Drawing(figure, {**words, **table})
+    return Drawing("classes", {**words, **table}, {"groups": [[name, list(m)] for name, m in (groups or {}).items()]})
 
 
 def _labels(methods: Mapping[str, Sequence[PartSpectrum]]) -> dict[str, str]:
@@ -115,17 +109,18 @@ def _tabulate(methods: Mapping[str, Sequence[PartSpectrum]], parts: Sequence[str
     return table
 
 
-def _draw(
-    methods: Sequence[str], labels: Mapping[str, str], table: dict[str, Array], groups: Mapping[str, Sequence[str]]
-) -> Figure:
+@renders("classes")
+def _draw(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
+    methods, parts, labels = (arrays[name].tolist() for name in ("methods", "parts", "labels"))
+    table = arrays
     width = matplotlib.rcParams["figure.figsize"][0]
     slots = max(len(labels), 4)  # one or two classes do not make bars as wide as the page
     spacing = (width - 0.75) / slots  # inches from one class to the next
     size = matplotlib.rcParams["xtick.labelsize"]
-    rotated = max(text_width(label, size) for label in labels.values()) > 0.9 * spacing
+    rotated = max(text_width(label, size) for label in labels) > 0.9 * spacing
     if rotated and len(labels) <= _ALL_LABELLED:
         size = min(size, spacing * 72 / _LINE)
-    ticks = [shorten(label, size, 1.6) if rotated else label for label in labels.values()]
+    ticks = [shorten(label, size, 1.6) if rotated else label for label in labels]
     longest = max(text_width(tick, size) for tick in ticks)
     figure = new_figure(5.3 + (longest if rotated else 0.15))
     panels = figure.subplots(5, 1, sharex=True, height_ratios=[2.0, 1.1, 1.1, 0.9, 0.9])
@@ -168,20 +163,20 @@ def _draw(
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", linewidth=0.3, color="0.88")
         axes.set_axisbelow(True)
-    _draw_groups(panels, list(labels), groups)
+    _draw_groups(panels, parts, settings["groups"])
     _add_legend(figure, methods, width)
     figure.align_ylabels()
     return figure
 
 
-def _offsets(table: dict[str, Array], method: int) -> tuple[Array, float]:
+def _offsets(table: Arrays, method: int) -> tuple[Array, float]:
     """Bar centres (c,) and bar width of one method."""
     methods, classes = table["lambda_min"].shape
     width = _GROUP_WIDTH / methods
     return np.arange(classes) + (method - (methods - 1) / 2) * width, width
 
 
-def _bars(axes: Axes, table: dict[str, Array], method: int, values: Array, error: Array | None = None) -> BarContainer:
+def _bars(axes: Axes, table: Arrays, method: int, values: Array, error: Array | None = None) -> BarContainer:
     """Bars with whiskers of ``error`` (2, c) or (c,); an infinite one reaches the top of the axis and has an arrow."""
     centres, width = _offsets(table, method)
     if error is not None and np.isinf(error).any():
@@ -207,7 +202,7 @@ def _bars(axes: Axes, table: dict[str, Array], method: int, values: Array, error
     )
 
 
-def _draw_ends(axes: Axes, table: dict[str, Array]) -> None:
+def _draw_ends(axes: Axes, table: Arrays) -> None:
     """|λ_min| as bars, λ_max as dashes with error bars."""
     magnitude, residual = np.abs(table["lambda_min"]), table["lambda_min_residual"]
     largest = np.abs(table["lambda_max"])
@@ -267,9 +262,9 @@ def _say(axes: Axes, words: str) -> None:
     axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color="0.4")
 
 
-def _draw_groups(panels: Sequence[Axes], parts: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
+def _draw_groups(panels: Sequence[Axes], parts: Sequence[str], groups: Sequence[tuple[str, list[str]]]) -> None:
     """Alternating bands behind each run of neighbouring classes of a group, named once above the first panel."""
-    for number, (name, members) in enumerate(groups.items()):
+    for number, (name, members) in enumerate(groups):
         indices = sorted(parts.index(part) for part in members)
         runs = np.split(indices, np.flatnonzero(np.diff(indices) > 1) + 1) if indices else []
         for run in runs:
@@ -287,25 +282,16 @@ def _draw_groups(panels: Sequence[Axes], parts: Sequence[str], groups: Mapping[s
             )
 
 
-def _add_legend(figure: Figure, methods: Sequence[str], width: float) -> None:
+def _add_legend(figure: Canvas, methods: Sequence[str], width: float) -> None:
     several = len(methods) > 1
-    neutral = _NEUTRAL if several else PALETTE[0]
-    handles: list[Patch | Line2D] = [Patch(color=PALETTE[i % len(PALETTE)]) for i in range(len(methods)) if several]
-    names = list(methods) if several else []
-    handles += [Patch(color=neutral), Patch(facecolor="white", edgecolor=neutral, hatch=_HATCH)]
-    names += ["λ$_{min}$ certified negative", "sign of λ$_{min}$ not told"]
-    size = matplotlib.rcParams["legend.fontsize"]
-    names[: len(handles) - 2] = [literal(shorten(name, size, 0.4 * width)) for name in names[: len(handles) - 2]]
-    widest = max(text_width(name.replace("$_{", "").replace("}$", ""), size) for name in names)
-    legend = figure.legend(
-        handles,
-        [str(number) for number in range(len(names))],
-        loc="outside upper center",
-        ncols=min(len(names), 5, max(1, int((width - 0.2) / (widest + 0.45)))),
-        columnspacing=1.2,
-        handlelength=1.5,
-        handletextpad=0.5,
-    )
-    # Set afterwards, since matplotlib leaves out an entry whose name begins with "_".
-    for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set_text(name)
+    neutral, size = _NEUTRAL if several else PALETTE[0], matplotlib.rcParams["legend.fontsize"]
+    entries: list[tuple[Any, str]] = [
+        (Patch(color=PALETTE[number % len(PALETTE)]), literal(shorten(name, size, 0.4 * width)))
+        for number, name in enumerate(methods)
+        if several
+    ]
+    entries += [
+        (Patch(color=neutral), "λ$_{min}$ certified negative"),
+        (Patch(facecolor="white", edgecolor=neutral, hatch=_HATCH), "sign of λ$_{min}$ not told"),
+    ]
+    add_legend(figure, entries)

@@ -8,14 +8,13 @@ area under the curve is a number of eigenvalues wherever one looks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -25,8 +24,8 @@ from scipy import stats
 
 from landscape.curvature.results import PartSpectrum, SaddleReport, SpectralDensity
 from landscape.errors import LandscapeError
-from landscape.plotting.drawing import Drawing, new_figure
-from landscape.plotting.style import PALETTE, Column, literal, shorten, style, text_width
+from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
+from landscape.plotting.style import PALETTE, add_legend, label_width, literal, shorten, text_width
 
 Array = NDArray[np.float64]
 
@@ -41,7 +40,10 @@ MAX_PANELS = 30
 """Panels that stay legible on one printed page."""
 
 _LEAST_COUNT = 0.5  # eigenvalues per decade at the foot of the vertical axis
+_BROAD = 5.0  # inches from which a figure has more than two panels beside each other
 _CURVE, _OUTLIER, _NEGATIVE = PALETTE[0], "0.25", PALETTE[3]
+_BAND = 0.3  # opacity
+_CURVES = ("eigenvalues", "mean", "low", "high", "outliers")
 
 
 @dataclass(frozen=True)
@@ -109,14 +111,15 @@ def _half_spacing(centres: Array) -> Array:
     return half
 
 
-def density_grid(spectra: Sequence[PartSpectrum], *, ncols: int | None = None, column: Column = "double") -> Drawing:
+def density_grid(spectra: Sequence[PartSpectrum], *, ncols: int | None = None) -> Drawing:
     """One panel a part, all on the same axes: eigenvalues per decade over λ on an asinh scale.
 
     Each panel shows the mean density and its 95 % band over probes, the deflated eigenvalues as stems of height one
-    eigenvalue, the negative side shaded, λ_min as a triangle (filled where it lies below −noise floor and so certifies
-    a negative eigenvalue, open where its sign cannot be told), and above the curve λ_min ± residual, λ_max ± residual
-    and ν with its 95 % interval. The linear threshold is the largest noise floor, but at least 1e-4 of the largest |λ|:
-    with less, most of the width would go to eigenvalues that no sign claim rests on.
+    eigenvalue, the negative side shaded, and λ_min as a triangle. Stem and triangle are filled red where the value lies
+    below −noise floor and so certifies a negative eigenvalue, open where its sign cannot be told. Above the curve stand
+    λ_min ± residual, λ_max ± residual, M₋ and ν with their 95 % intervals. The linear threshold is the largest noise
+    floor, but at least 1e-4 of the largest |λ|: with less, most of the width would go to eigenvalues that no sign claim
+    rests on.
 
     Each side of 0 has at least two labelled decades if it spans two: the grid has a column less, or the labels are set
     smaller or upright, where they would not fit.
@@ -124,11 +127,12 @@ def density_grid(spectra: Sequence[PartSpectrum], *, ncols: int | None = None, c
     Args:
         spectra: the parts, in panel order.
         ncols: panels in a row; chosen from their number if not given.
-        column: width of the figure, see :func:`landscape.plotting.style.style`.
 
     Returns:
-        The drawing; its arrays are, a part, ``PART/{eigenvalues, probes, mean, low, high, outliers}``, and ``parts``,
-        ``labels``, ``threshold``, ``lambda_min``, ``certified``.
+        The drawing; its arrays are, a part, ``PART/{eigenvalues, probes, mean, low, high, outliers}``, ``threshold``
+        and, each (p,), ``parts``, ``labels``, ``num_samples``, ``noise_floor``, ``lambda_min``, ``lambda_max``, both
+        also with ``_residual``, ``certified``, and (p, 3) with the ends of the interval ``negative_mass`` and
+        ``negative_fraction``.
 
     Raises:
         LandscapeError: no part, more than :data:`MAX_PANELS`, or ``ncols`` < 1.
@@ -144,59 +148,79 @@ def density_grid(spectra: Sequence[PartSpectrum], *, ncols: int | None = None, c
         raise LandscapeError(f"ncols = {ncols}: expected at least 1")
     threshold = _linear_threshold(spectra)
     curves = [density_curve(spectrum.density, threshold) for spectrum in spectra]
-    with style(column):
-        width = matplotlib.rcParams["figure.figsize"][0]
-        limits = _horizontal_limits(spectra, curves, threshold)
-        columns = ncols or _column_count(len(spectra), 2 if column == "single" else 5)
-        ticks = _decade_ticks(limits, threshold, _panel_width(width, columns))
-        if ncols is None and columns > 2 and (ticks.upright or not ticks.enough):
-            wider = _decade_ticks(limits, threshold, _panel_width(width, columns - 1))
-            if wider.enough and not wider.upright:
-                columns, ticks = columns - 1, wider
-        rows = math.ceil(len(spectra) / columns)
-        panel_width = _panel_width(width, columns)
-        panel_height = min(max(0.85 * panel_width, 1.35), 2.6)
-        figure = new_figure(rows * (panel_height + 0.22) + 0.85)
-        figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.03)
-        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        panels, empty = list(grid.flat[: len(spectra)]), list(grid.flat[len(spectra) :])
-        for axes in empty:
-            axes.set_axis_off()
-            grid[rows - 2, list(grid[-1]).index(axes)].tick_params(labelbottom=True)
-        _set_horizontal_axis(panels, limits, threshold, ticks)
-        lines = 3
-        size = matplotlib.rcParams["font.size"] - 1
-        top = max(float(np.nanmax(np.r_[curve.mean, curve.high])) for curve in curves)
-        # The text stands above every curve: the share of the height it needs is added on top of the data.
-        share = (lines * size * 1.25 / 72 + 0.06) / panel_height
-        panels[0].set_yscale("log")
-        panels[0].set_ylim(_LEAST_COUNT, _LEAST_COUNT * (top / _LEAST_COUNT) ** (1 / (1 - share)))
-        panels[0].yaxis.set_major_locator(LogLocator(numticks=5))
-        panels[0].yaxis.set_minor_locator(LogLocator(numticks=99))
-        panels[0].yaxis.set_minor_formatter(NullFormatter())
-        for axes, spectrum, curve in zip(panels, spectra, curves, strict=True):
-            _draw_panel(axes, spectrum, curve, limits[0])
-            axes.axvline(0.0, ymax=1 - share, color="0.6", linewidth=0.5, zorder=1)
-            _write_numbers(axes, spectrum.saddle, size, panel_width - 0.1)
-            axes.set_title(_panel_title(spectrum, matplotlib.rcParams["axes.titlesize"], panel_width))
-        scale = plain_or_power(float(f"{threshold:.0e}"))
-        figure.supxlabel(f"eigenvalue λ (linear within ±{scale}, logarithmic outside)")
-        figure.supylabel("eigenvalues per decade of |λ|")
-        _add_legend(figure, width, has_band=any(np.isfinite(curve.high).all() for curve in curves))
-        # Ticks take their style when they are made, which is when they are first laid out.
-        figure.draw_without_rendering()
-    arrays: dict[str, NDArray] = {
+    arrays: dict[str, NDArray[Any]] = {
         "parts": np.array([spectrum.part for spectrum in spectra]),
         "labels": np.array([spectrum.label for spectrum in spectra]),
+        "num_samples": np.array([spectrum.num_samples for spectrum in spectra]),
         "threshold": np.array(threshold),
-        "lambda_min": np.array([spectrum.saddle.lambda_min for spectrum in spectra]),
-        "certified": np.array([is_certified(spectrum.saddle) for spectrum in spectra]),
+        **_numbers_of(spectra),
     }
     for spectrum, curve in zip(spectra, curves, strict=True):
         for name in ("eigenvalues", "probes", "mean", "low", "high"):
             arrays[f"{spectrum.part}/{name}"] = getattr(curve, name)
         arrays[f"{spectrum.part}/outliers"] = spectrum.density.deflated
-    return Drawing(figure, arrays)
+    return Drawing("density", arrays, {"limits": _horizontal_limits(spectra, curves, threshold), "columns": ncols})
+
+
+def _numbers_of(spectra: Sequence[PartSpectrum]) -> dict[str, NDArray[Any]]:
+    """What is written above the curves: (p,), and (p, 3) value, low and high of the intervals."""
+    saddles = [spectrum.saddle for spectrum in spectra]
+    names = ("noise_floor", "lambda_min", "lambda_min_residual", "lambda_max", "lambda_max_residual")
+    return {
+        **{name: np.array([getattr(saddle, name) for saddle in saddles]) for name in names},
+        "certified": np.array([is_certified(saddle) for saddle in saddles]),
+        **{
+            name: np.array([[(x := getattr(saddle, name)).value, x.low, x.high] for saddle in saddles])
+            for name in ("negative_mass", "negative_fraction")
+        },
+    }
+
+
+@renders("density")
+def _grid(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
+    width = matplotlib.rcParams["figure.figsize"][0]
+    low, high = settings["limits"]
+    threshold, count = float(arrays["threshold"]), len(arrays["parts"])
+    columns = settings["columns"] or _column_count(count, 2 if width < _BROAD else 5)
+    ticks = _decade_ticks((low, high), threshold, _panel_width(width, columns))
+    if settings["columns"] is None and columns > 2 and (ticks.upright or not ticks.enough):
+        wider = _decade_ticks((low, high), threshold, _panel_width(width, columns - 1))
+        if wider.enough and not wider.upright:
+            columns, ticks = columns - 1, wider
+    rows = math.ceil(count / columns)
+    panel_width = _panel_width(width, columns)
+    panel_height = min(max(0.85 * panel_width, 1.35), 2.6)
+    figure = new_figure(rows * (panel_height + 0.22) + 0.85, w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.03)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    panels, empty = list(grid.flat[:count]), list(grid.flat[count:])
+    for axes in empty:
+        axes.set_axis_off()
+        grid[rows - 2, list(grid[-1]).index(axes)].tick_params(labelbottom=True)
+    _set_horizontal_axis(panels, (low, high), threshold, ticks)
+    lines = 4
+    size = matplotlib.rcParams["font.size"] - 1
+    curves = [{name: arrays[f"{part}/{name}"] for name in _CURVES} for part in arrays["parts"]]
+    top = max(float(np.nanmax(np.r_[curve["mean"], curve["high"]])) for curve in curves)
+    # The text stands above every curve: the share of the height it needs is added on top of the data.
+    share = (lines * size * 1.25 / 72 + 0.06) / panel_height
+    panels[0].set_yscale("log")
+    panels[0].set_ylim(_LEAST_COUNT, _LEAST_COUNT * (top / _LEAST_COUNT) ** (1 / (1 - share)))
+    panels[0].yaxis.set_major_locator(LogLocator(numticks=5))
+    panels[0].yaxis.set_minor_locator(LogLocator(numticks=99))
+    panels[0].yaxis.set_minor_formatter(NullFormatter())
+    for number, (axes, curve) in enumerate(zip(panels, curves, strict=True)):
+        axes.axvspan(low, 0.0, color=_NEGATIVE, alpha=0.08, linewidth=0, zorder=0)
+        _draw_curve(axes, curve, _CURVE)
+        _draw_outliers(axes, curve["outliers"], float(arrays["noise_floor"][number]))
+        certified = bool(arrays["certified"][number])
+        axes.plot([arrays["lambda_min"][number]], [1.0], clip_on=False, zorder=5, **_triangle(certified))
+        axes.axvline(0.0, ymax=1 - share, color="0.6", linewidth=0.5, zorder=1)
+        _write_numbers(axes, arrays, number, size, panel_width - 0.1)
+        title = _panel_title(str(arrays["labels"][number]), int(arrays["num_samples"][number]), panel_width)
+        axes.set_title(title)
+    _name_axes(figure, threshold)
+    _add_legend(figure, has_band=any(np.isfinite(curve["high"]).all() for curve in curves))
+    return figure
 
 
 def is_certified(saddle: SaddleReport) -> bool:
@@ -337,26 +361,36 @@ def _labelled(
     return best
 
 
-def _draw_panel(axes: Axes, spectrum: PartSpectrum, curve: DensityCurve, left: float) -> None:
-    axes.axvspan(left, 0.0, color=_NEGATIVE, alpha=0.08, linewidth=0, zorder=0)
+def _draw_curve(axes: Axes, curve: Mapping[str, Array], color: Any, linestyle: Any = "-") -> None:
+    """The mean and, if there are two probes, its band."""
     # Where the estimate says less than a tenth of the axis floor there is nothing to see, and 0 has no logarithm.
     floor = _LEAST_COUNT / 10
-    if np.isfinite(curve.high).all():
-        axes.fill_between(
-            curve.eigenvalues,
-            np.maximum(curve.low, floor),
-            np.maximum(curve.high, floor),
-            color=_CURVE,
-            alpha=0.3,
-            linewidth=0,
-            zorder=2,
-        )
-    axes.plot(curve.eigenvalues, np.maximum(curve.mean, floor), color=_CURVE, zorder=3)
-    outliers = spectrum.density.deflated
-    axes.vlines(outliers, 0.5, 1.0, color=_OUTLIER, linewidth=0.8, zorder=4)
-    axes.plot(outliers, np.ones_like(outliers), linestyle="none", marker=".", markersize=2.5, color=_OUTLIER, zorder=4)
-    certified = is_certified(spectrum.saddle)
-    axes.plot([spectrum.saddle.lambda_min], [1.0], clip_on=False, zorder=5, **_triangle(certified))
+    if np.isfinite(curve["high"]).all():
+        low, high = (np.maximum(curve[end], floor) for end in ("low", "high"))
+        axes.fill_between(curve["eigenvalues"], low, high, color=color, alpha=_BAND, linewidth=0, zorder=2)
+    axes.plot(curve["eigenvalues"], np.maximum(curve["mean"], floor), color=color, linestyle=linestyle, zorder=3)
+
+
+def _draw_outliers(axes: Axes, outliers: Array, floor: float) -> None:
+    """A stem of height one each; red and filled below −``floor``, open where the noise hides the sign."""
+    axes.vlines(outliers, 0.5, 1.0, color=_stem_colors(outliers, floor), linewidth=0.8, zorder=4)
+    for chosen, look in (
+        (outliers > floor, _POSITIVE_STEM),
+        (outliers < -floor, _NEGATIVE_STEM),
+        (np.abs(outliers) <= floor, _OPEN_STEM),
+    ):
+        axes.plot(outliers[chosen], np.ones(chosen.sum()), linestyle="none", zorder=4, **look)
+
+
+def _stem_colors(outliers: Array, floor: float) -> list[Any]:
+    return [_NEGATIVE if outlier < -floor else _OUTLIER for outlier in outliers]
+
+
+_POSITIVE_STEM: dict[str, Any] = {"marker": ".", "markersize": 2.5, "color": _OUTLIER}
+_NEGATIVE_STEM: dict[str, Any] = {**_POSITIVE_STEM, "color": _NEGATIVE}
+_OPEN_STEM: dict[str, Any] = {
+    "marker": "o", "markersize": 2.2, "color": _OUTLIER, "markerfacecolor": "white", "markeredgewidth": 0.5
+}  # fmt: skip
 
 
 def _triangle(certified: bool) -> dict[str, Any]:
@@ -371,15 +405,14 @@ def _triangle(certified: bool) -> dict[str, Any]:
     }
 
 
-def _write_numbers(axes: Axes, saddle: SaddleReport, size: float, width: float) -> None:
-    fraction = saddle.negative_fraction
-    share = f"{_number(fraction.value, 2)} [{_number(fraction.low, 2)}, {_number(fraction.high, 2)}]"
+def _write_numbers(axes: Axes, arrays: Arrays, number: int, size: float, width: float) -> None:
     lines = [
-        f"λ$_{{min}}$ {with_error(saddle.lambda_min, saddle.lambda_min_residual)}",
-        f"λ$_{{max}}$ {with_error(saddle.lambda_max, saddle.lambda_max_residual)}",
-        f"ν {share if math.isfinite(fraction.value) else '–'}",  # 0/0 where every eigenvalue is 0
+        f"λ$_{{min}}$ {with_error(arrays['lambda_min'][number], arrays['lambda_min_residual'][number])}",
+        f"λ$_{{max}}$ {with_error(arrays['lambda_max'][number], arrays['lambda_max_residual'][number])}",
+        f"M$_{{−}}$ {_with_interval(arrays['negative_mass'][number])}",
+        f"ν {_with_interval(arrays['negative_fraction'][number])}",
     ]
-    widest = max(text_width(line.replace("$_{", "").replace("}$", ""), size) for line in lines)
+    widest = max(label_width(line, size) for line in lines)
     axes.annotate(
         "\n".join(lines),
         xy=(1, 1),
@@ -394,32 +427,40 @@ def _write_numbers(axes: Axes, saddle: SaddleReport, size: float, width: float) 
     )
 
 
-def _panel_title(spectrum: PartSpectrum, size: float, width: float) -> str:
-    count = f", N = {spectrum.num_samples}"
-    return literal(shorten(spectrum.label, size, width - text_width(count, size))) + count
+def _with_interval(interval: Array) -> str:
+    """``value [low, high]`` for a small space; a dash where there is none, as ν of a Hessian that is 0."""
+    if not math.isfinite(interval[0]):
+        return "–"
+    return f"{_number(interval[0], 2)} [{_number(interval[1], 2)}, {_number(interval[2], 2)}]".replace("inf", "∞")
 
 
-def _add_legend(figure: Figure, width: float, *, has_band: bool) -> None:
-    stem = Line2D([], [], color=_OUTLIER, linewidth=0.8, marker=".", markersize=2.5)
-    line, band = Line2D([], [], color=_CURVE), Patch(color=_CURVE, alpha=0.3, linewidth=0)
+def _panel_title(label: str, num_samples: int, width: float) -> str:
+    size, count = matplotlib.rcParams["axes.titlesize"], f", N = {num_samples}"
+    return literal(shorten(label, size, width - text_width(count, size))) + count
+
+
+def _name_axes(figure: Canvas, threshold: float, ordinate: str = "eigenvalues per decade of |λ|") -> None:
+    scale = plain_or_power(float(f"{threshold:.0e}"))
+    size = matplotlib.rcParams["figure.labelsize"]
+    words = f"eigenvalue λ (linear within ±{scale}, logarithmic outside)"
+    if label_width(words, size) > matplotlib.rcParams["figure.figsize"][0] - 0.1:
+        words = f"eigenvalue λ (linear within ±{scale})"
+    figure.supxlabel(words)
+    figure.supylabel(ordinate)
+
+
+def _add_legend(figure: Canvas, *, has_band: bool) -> None:
+    line, band = Line2D([], [], color=_CURVE), Patch(color=_CURVE, alpha=_BAND, linewidth=0)
+    stems = tuple(Line2D([], [], linestyle="none", **look) for look in (_POSITIVE_STEM, _NEGATIVE_STEM, _OPEN_STEM))
     entries: list[tuple[Any, str]] = [
         ((band, line), "density, mean and 95 % band over probes")
         if has_band
         else (line, "density (one probe, no band)"),
-        (stem, "one deflated eigenvalue"),
+        (stems, "deflated eigenvalue: positive, certified negative, sign not told"),
         (Line2D([], [], **_triangle(True)), "λ$_{min}$, certified negative"),
         (Line2D([], [], **_triangle(False)), "λ$_{min}$, sign not told"),
     ]
-    figure.legend(
-        [handle for handle, _ in entries],
-        [text for _, text in entries],
-        handler_map={tuple: HandlerTuple(ndivide=1)},
-        loc="outside upper center",
-        ncols=1 if width < 5 else 4,
-        columnspacing=1.2,
-        handlelength=1.5,
-        handletextpad=0.5,
-    )
+    add_legend(figure, entries, handlers={stems: HandlerTuple(ndivide=None, pad=0.1)})
 
 
 def _column_count(panels: int, most: int) -> int:

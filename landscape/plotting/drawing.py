@@ -74,7 +74,7 @@ def new_figure(height: float, **pads: float) -> Canvas:
     figure = Figure(figsize=(matplotlib.rcParams["figure.figsize"][0], height))
     FigureCanvasAgg(figure)
     if pads:
-        figure.set_layout_engine("constrained", **pads)  # type: ignore[arg-type]
+        figure.set_layout_engine("constrained", **pads)
     return figure
 
 
@@ -138,7 +138,8 @@ def compose(rows: Sequence[Sequence[Drawing]], *, widths: Sequence[Sequence[floa
         raise LandscapeError(f"rows of {[len(row) for row in rows]} panels need a width for each, and a height a row")
     names = iter(string.ascii_lowercase)
     placed = [[next(names) for _ in row] for row in rows]
-    arrays, content = {}, {}
+    arrays: dict[str, NDArray[Any]] = {}
+    content = {}
     for letter, panel in zip([letter for row in placed for letter in row], panels, strict=True):
         arrays |= {f"{letter}/{name}": values for name, values in panel.arrays.items()}
         content[letter] = {"kind": panel.kind, "settings": panel.settings}
@@ -276,8 +277,8 @@ def write_drawing(drawing: Drawing, path: str | os.PathLike[str], *, origin: Map
         file.attrs["look"] = json.dumps(asdict(drawing.look))
         file.attrs["landscape_version"] = landscape.__version__
         file.attrs["matplotlib_version"] = matplotlib.__version__
-        for name, words in (origin or {}).items():
-            file.attrs[name] = words
+        for name, word in (origin or {}).items():
+            file.attrs[name] = word
         # A dataset: an attribute is limited to 64 KiB, and thousands of class names are longer.
         file.create_dataset("settings", data=json.dumps(drawing.settings), dtype=h5py.string_dtype())
         for name, values in drawing.arrays.items():

@@ -12,14 +12,13 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from landscape.errors import LandscapeError
-from landscape.plotting.drawing import Drawing, new_figure
-from landscape.plotting.style import PALETTE, Column, literal, shorten, style, text_width
+from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
+from landscape.plotting.style import class_colors, literal, shorten, text_width
 from landscape.store.calibration_file import CalibrationFile
 
 Array = NDArray[np.float64]
@@ -34,15 +33,15 @@ _NAME_WIDTH = 0.9  # inches
 _SIDE_BY_SIDE = 5.0  # inches of a figure from which two panels stand beside each other, not one above the other
 
 
-def tsne_map(file: CalibrationFile, *, column: Column = "double") -> Drawing:
+def tsne_map(file: CalibrationFile) -> Drawing:
     """Two panels over one t-SNE of real and generated features: real ones, and generated ones over them in grey.
 
-    A class has one colour in both; of more than ten classes ten are shown, from the largest to the smallest. The
-    embedding is computed once, with a fixed seed, and kept in the file.
+    A class has one colour in both, that of its index; of more than ten classes ten are shown, from the largest to the
+    smallest. The embedding is computed once, with a fixed seed, and kept in the file.
 
     Returns:
-        The drawing; its arrays are ``points`` (M, 2), ``labels`` (M,), ``generated`` (M,) 0 or 1, ``classes`` and
-        ``class_names`` of those shown.
+        The drawing; its arrays are ``points`` (M, 2), ``labels`` (M,), ``generated`` (M,) 0 or 1, ``classes``,
+        ``class_names`` and ``class_counts`` of those shown.
 
     Raises:
         LandscapeError: the method generated no features.
@@ -62,10 +61,8 @@ def tsne_map(file: CalibrationFile, *, column: Column = "double") -> Drawing:
             # Somebody else's results, say: the figure is made all the same.
             warnings.warn(f"the embedding is not kept, the next figure computes it again: {error}", stacklevel=2)
     names = [file.meta["class_names"][label] for label in classes]
-    with style(column):
-        figure = _draw_map(arrays, classes, names, counts)
-        figure.draw_without_rendering()
-    return Drawing(figure, {**arrays, "classes": classes, "class_names": np.array(names)})
+    words = {"classes": classes, "class_names": np.array(names), "class_counts": counts[classes]}
+    return Drawing("tsne", {**arrays, **words})
 
 
 def _shown(counts: NDArray[np.int64]) -> Labels:
@@ -92,9 +89,10 @@ def _embed(file: CalibrationFile, classes: Labels) -> dict[str, NDArray[Any]]:
     return {"points": embedding, "labels": np.concatenate(labels), "generated": np.concatenate(generated)}
 
 
-def _draw_map(
-    arrays: Mapping[str, NDArray[Any]], classes: Labels, names: list[str], counts: NDArray[np.int64]
-) -> Figure:
+@renders("tsne")
+def _draw_map(arrays: Arrays, _: Mapping[str, Any]) -> Canvas:
+    classes, names, counts = (arrays[name].tolist() for name in ("classes", "class_names", "class_counts"))
+    colors = class_colors(classes)
     width = matplotlib.rcParams["figure.figsize"][0]
     points, labels, generated = arrays["points"], arrays["labels"], arrays["generated"].astype(bool)
     real = ~generated
@@ -107,8 +105,7 @@ def _draw_map(
     figure = new_figure(below * ((width - 0.35) * upwards / across / beside + 0.2) + 0.55 + 0.15 * rows)
     panels = figure.subplots(below, beside, sharex=True, sharey=True)
     panels[1].scatter(*points[real].T, s=5, color=_BACKGROUND, linewidth=0)
-    for number, label in enumerate(classes):
-        color = PALETTE[number % len(PALETTE)]
+    for label, color in colors.items():
         mine = labels == label
         # Small classes last, on top: theirs are the points that the large ones would hide.
         panels[0].scatter(*points[mine & real].T, s=7, color=color, linewidth=0)
@@ -124,13 +121,10 @@ def _draw_map(
         axes.set_ylabel("t-SNE 2")
     size = matplotlib.rcParams["legend.fontsize"]
     each = (width - 0.3) / legend_columns - 0.3
-    handles = [
-        Line2D([], [], linestyle="none", marker="o", markersize=3.5, color=PALETTE[number % len(PALETTE)])
-        for number in range(len(classes))
-    ]
+    handles = [Line2D([], [], linestyle="none", marker="o", markersize=3.5, color=colors[label]) for label in classes]
     texts = []
-    for label, name in zip(classes, names, strict=True):
-        tail = f" ({counts[label]:,})"
+    for name, count in zip(names, counts, strict=True):
+        tail = f" ({count:,})"
         texts.append(literal(shorten(name, size, each - text_width(tail, size))) + tail)
     figure.legend(
         handles,
@@ -145,7 +139,7 @@ def _draw_map(
     return figure
 
 
-def nearest_class_matrix(file: CalibrationFile, *, column: Column = "double") -> Drawing:
+def nearest_class_matrix(file: CalibrationFile) -> Drawing:
     """Whose training feature is nearest to a generated one, and to a real one with itself left out; with class sizes.
 
     Row: class of the point. Column: class of the nearest training feature on the unit sphere. A cell is the share of
@@ -164,11 +158,8 @@ def nearest_class_matrix(file: CalibrationFile, *, column: Column = "double") ->
     order = np.argsort(-counts, kind="stable")
     matrices = {kind: _shares(points[kind], len(counts))[np.ix_(order, order)] for kind in ("generated", "real")}
     names = [file.meta["class_names"][label] for label in order]
-    with style(column):
-        figure = _draw_matrices(matrices, names, counts[order])
-        figure.draw_without_rendering()
     words = {"classes": order, "class_names": np.array(names), "class_counts": counts[order]}
-    return Drawing(figure, {**matrices, **words})
+    return Drawing("nearest-class", {**matrices, **words})
 
 
 def _shares(points: Mapping[str, NDArray[Any]], num_classes: int) -> Array:
@@ -179,7 +170,9 @@ def _shares(points: Mapping[str, NDArray[Any]], num_classes: int) -> Array:
     return np.divide(matrix, total, out=np.full_like(matrix, np.nan), where=total > 0)
 
 
-def _draw_matrices(matrices: Mapping[str, Array], names: list[str], counts: NDArray[np.int64]) -> Figure:
+@renders("nearest-class")
+def _draw_matrices(arrays: Arrays, _: Mapping[str, Any]) -> Canvas:
+    names, counts = arrays["class_names"].tolist(), arrays["class_counts"]
     width = matplotlib.rcParams["figure.figsize"][0]
     size = matplotlib.rcParams["xtick.labelsize"]
     labels = [shorten(name, size, _NAME_WIDTH) for name in names]
@@ -194,9 +187,10 @@ def _draw_matrices(matrices: Mapping[str, Array], names: list[str], counts: NDAr
     panels, bars = grid[:, :beside].flatten(), grid[:, beside]
     titles = {"generated": "generated features", "real": "training features, themselves left out"}
     colours: Colormap = matplotlib.colormaps["Blues"].with_extremes(bad="0.93")
-    for axes, (kind, matrix) in zip(panels, matrices.items(), strict=True):
+    for axes, (kind, title) in zip(panels, titles.items(), strict=True):
+        matrix = arrays[kind]
         image = axes.imshow(matrix, cmap=colours, vmin=0, vmax=1, aspect="auto")
-        axes.set_title(titles[kind])
+        axes.set_title(title)
         _name_classes(axes, labels, side, size)
         if len(names) <= _ANNOTATED:
             _write_numbers(axes, matrix, size)
@@ -254,11 +248,11 @@ CALIBRATION_KINDS = {
 }
 
 
-def draw_calibration(path: str | os.PathLike[str], kind: str, *, column: Column = "double") -> Drawing:
+def draw_calibration(path: str | os.PathLike[str], kind: str) -> Drawing:
     """The figure of a kind of :data:`CALIBRATION_KINDS`.
 
     Raises:
         LandscapeError: no such file, or nothing was generated.
     """
     file = CalibrationFile.open(path)
-    return tsne_map(file, column=column) if kind == "tsne" else nearest_class_matrix(file, column=column)
+    return tsne_map(file) if kind == "tsne" else nearest_class_matrix(file)

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from cmcrameri import cm
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -23,8 +24,8 @@ from landscape.curvature.distance import normalized_measure, shape_distance
 from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
 from landscape.plotting.density import plain_or_power
-from landscape.plotting.drawing import Drawing, new_figure
-from landscape.plotting.style import PALETTE, Column, literal, shorten, style
+from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
+from landscape.plotting.style import PALETTE, add_legend, literal, shorten
 
 Array = NDArray[np.float64]
 Epochs = Mapping[int | None, Sequence[PartSpectrum]]
@@ -48,10 +49,6 @@ class _Study:
     epochs: list[int | None]
     layers: dict[str, str]  # part → label, in module order
     parts: dict[tuple[int | None, str], PartSpectrum]
-
-    @property
-    def named(self) -> list[str]:
-        return ["" if epoch is None else f"epoch {epoch}" for epoch in self.epochs]
 
     def get(self, epoch: int | None, part: str) -> PartSpectrum | None:
         return self.parts.get((epoch, part))
@@ -78,7 +75,7 @@ def _study(epochs: Epochs) -> _Study:
 # ---------------------------------------------------------------------- shapes
 
 
-def layer_densities(epochs: Epochs, *, column: Column = "double") -> Drawing:
+def layer_densities(epochs: Epochs) -> Drawing:
     """One panel a layer: its spectral density over the whole network's, each in units of its own mean |λ|.
 
     The abscissa is x = λ/s, s = Σ|λ|/n, linear within ±0.01 and logarithmic outside; the ordinate the share of the
@@ -88,7 +85,6 @@ def layer_densities(epochs: Epochs, *, column: Column = "double") -> Drawing:
 
     Args:
         epochs: epoch → parts ``all`` and ``layer/…``, see :data:`Epochs`.
-        column: width of the figure.
 
     Returns:
         The drawing; its arrays are ``parts`` (p,), the whole first, ``labels`` (p,), ``epochs`` (e,), ``normalized``
@@ -103,7 +99,7 @@ def layer_densities(epochs: Epochs, *, column: Column = "double") -> Drawing:
             f"{len(study.layers)} layers do not fit on a page of {MAX_PANELS} panels: choose some, for example with "
             "--parts 'layer/layer1.*'"
         )
-    chosen = _spread(study.epochs, _MAX_CURVES)
+    chosen = [study.epochs[place] for place in _spread(len(study.epochs), _MAX_CURVES)]
     names = {"all": "whole network", **study.layers}
     measures = {
         (epoch, part): normalized_measure(spectrum.density)
@@ -119,45 +115,46 @@ def layer_densities(epochs: Epochs, *, column: Column = "double") -> Drawing:
         for place, part in enumerate(names):
             if (epoch, part) in measures:
                 share[row, place] = _smoothed(*measures[epoch, part], grid)
-    with style(column):
-        width = matplotlib.rcParams["figure.figsize"][0]
-        columns = min(len(names), max(2, round(width / 1.1)))
-        rows = math.ceil(len(names) / columns)
-        figure = new_figure(0.98 * rows + 0.75)
-        figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
-        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        places = _LINEAR * np.sinh(grid)
-        colors = _colors(len(chosen))
-        for number, axes in enumerate(panels.flat):
-            if number >= len(names):
-                axes.set_axis_off()
-                panels[rows - 2, number % columns].tick_params(labelbottom=True)
-                continue
-            axes.fill_between(places, _LEAST_SHARE / 10, np.maximum(share[-1, 0], _LEAST_SHARE / 10), color=_WHOLE,
-                              linewidth=0, zorder=1)  # fmt: skip
-            for row, color in enumerate(colors):
-                axes.plot(places, np.maximum(share[row, number], _LEAST_SHARE / 10), color=color, linewidth=0.8)
-            axes.axvline(0.0, color="0.5", linewidth=0.4, zorder=1.5)
-            label = list(names.values())[number]
-            size = matplotlib.rcParams["font.size"] - 0.5
-            axes.set_title(literal(shorten(label, size, (width - 0.6) / columns - 0.05)), fontsize=size, pad=2)
-        _normalized_axes(panels[0, 0], places, float(np.nanmax(share)), (width - 0.6) / columns - 0.1)
-        figure.supxlabel("eigenvalue in units of the part's mean |λ|")
-        figure.supylabel("share of the eigenvalues per decade")
-        handles = [Line2D([], [], color=color) for color in colors]
-        titles = [title or "layer" for title in (study.named[study.epochs.index(epoch)] for epoch in chosen)]
-        last = f" at {titles[-1]}" if len(chosen) > 1 else ""
-        figure.legend([*handles, Patch(color=_WHOLE)], [*titles, f"whole network{last}"],
-                      loc="outside upper center", ncols=5)  # fmt: skip
-        figure.draw_without_rendering()
     arrays = {
         "parts": np.array(list(names)),
         "labels": np.array(list(names.values())),
         "epochs": _numbers(chosen),
-        "normalized": places,
+        "normalized": _LINEAR * np.sinh(grid),
         "share": share,
     }
-    return Drawing(figure, arrays)
+    return Drawing("layer-densities", arrays)
+
+
+@renders("layer-densities")
+def _draw_densities(arrays: Arrays, _: Mapping[str, Any]) -> Canvas:
+    names, places, share = arrays["labels"].tolist(), arrays["normalized"], arrays["share"]
+    width = matplotlib.rcParams["figure.figsize"][0]
+    columns = min(len(names), max(2, round(width / 1.1)))
+    rows = math.ceil(len(names) / columns)
+    figure = new_figure(0.98 * rows + 0.75, w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    colors = _colors(len(arrays["epochs"]))
+    for number, axes in enumerate(panels.flat):
+        if number >= len(names):
+            axes.set_axis_off()
+            panels[rows - 2, number % columns].tick_params(labelbottom=True)
+            continue
+        axes.fill_between(places, _LEAST_SHARE / 10, np.maximum(share[-1, 0], _LEAST_SHARE / 10), color=_WHOLE,
+                          linewidth=0, zorder=1)  # fmt: skip
+        for row, color in enumerate(colors):
+            axes.plot(places, np.maximum(share[row, number], _LEAST_SHARE / 10), color=color, linewidth=0.8)
+        axes.axvline(0.0, color="0.5", linewidth=0.4, zorder=1.5)
+        label = names[number]
+        size = matplotlib.rcParams["font.size"] - 0.5
+        axes.set_title(literal(shorten(label, size, (width - 0.6) / columns - 0.05)), fontsize=size, pad=2)
+    _normalized_axes(panels[0, 0], places, float(np.nanmax(share)), (width - 0.6) / columns - 0.1)
+    figure.supxlabel("eigenvalue in units of the part's mean |λ|")
+    figure.supylabel("share of the eigenvalues per decade")
+    handles = [Line2D([], [], color=color) for color in colors]
+    titles = [title or "layer" for title in _titles(arrays["epochs"])]
+    last = f" at {titles[-1]}" if len(titles) > 1 else ""
+    add_legend(figure, [*zip(handles, titles, strict=True), (Patch(color=_WHOLE), f"whole network{last}")])
+    return figure
 
 
 def _smoothed(places: Array, shares: Array, grid: Array) -> Array:
@@ -194,7 +191,7 @@ def _normalized_axes(axes: Axes, places: Array, top: float, width: float) -> Non
 # ---------------------------------------------------------------------- distances
 
 
-def layer_distance(epochs: Epochs, *, column: Column = "double") -> Drawing:
+def layer_distance(epochs: Epochs) -> Drawing:
     """Wasserstein-1 distance of every layer's normalised spectrum to the whole one, by depth; one colour an epoch.
 
     A line joins the layers of one kind: those whose names end alike but for digits, such as all convolutions
@@ -204,7 +201,6 @@ def layer_distance(epochs: Epochs, *, column: Column = "double") -> Drawing:
 
     Args:
         epochs: epoch → parts ``all`` and ``layer/…``, see :data:`Epochs`.
-        column: width of the figure.
 
     Returns:
         The drawing; its arrays are ``parts`` (l,), ``labels`` (l,), ``epochs`` (e,), ``distance`` and
@@ -224,47 +220,6 @@ def layer_distance(epochs: Epochs, *, column: Column = "double") -> Drawing:
                 found = shape_distance(layer.density, whole.density)
                 distance[row, place], error[row, place] = found.value, found.standard_error
                 sizes[place] = layer.num_parameters
-    with style(column):
-        width = matplotlib.rcParams["figure.figsize"][0]
-        size = min(matplotlib.rcParams["xtick.labelsize"], 60 * (width - 0.8) / len(study.layers))
-        figure = new_figure(3.9)
-        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        positions = np.arange(len(study.layers))
-        colors = _colors(len(study.epochs))
-        kinds = _kinds(list(study.layers.values()))
-        looks = dict(zip(kinds, itertools.cycle(_LOOKS)))
-        for row, color in enumerate(colors):
-            bars = np.where(np.isfinite(error[row]), error[row], 0.0)
-            for kind, members in kinds.items():
-                top.errorbar(positions[members], distance[row, members], bars[members], color=color, markersize=2.8,
-                             linewidth=0.8, elinewidth=0.7, capsize=1.2, capthick=0.7, **looks[kind])  # fmt: skip
-        top.set_ylim(0, 1.08 * float(np.nanmax(distance + np.where(np.isfinite(error), error, 0.0))))
-        top.set_ylabel("W$_1$ to the whole network")
-        bottom.bar(positions, sizes, 0.8, color="0.6", linewidth=0)
-        bottom.set_yscale("log")
-        bottom.set_ylim(sizes[sizes > 0].min() / 3, sizes.max() * 2)
-        bottom.yaxis.set_major_locator(LogLocator(numticks=4))
-        bottom.yaxis.set_minor_formatter(NullFormatter())
-        bottom.set_ylabel("parameters")
-        names = [literal(shorten(label, size, 1.1)) for label in study.layers.values()]
-        bottom.set_xticks(positions, names, fontsize=size, rotation=90)
-        bottom.set_xlim(-0.7, len(positions) - 0.3)
-        for axes in (top, bottom):
-            axes.grid(axis="y", linewidth=0.3, color="0.88")
-            axes.set_axisbelow(True)
-            axes.tick_params(axis="x", length=0)
-            axes.spines[["top", "right"]].set_visible(False)
-        # A legend of every epoch of a long sweep would be larger than the figure.
-        shown = [study.epochs.index(epoch) for epoch in _spread(study.epochs, 6)] if len(study.epochs) > 1 else []
-        handles = [Line2D([], [], color=colors[row]) for row in shown]
-        titles = [study.named[row] for row in shown]
-        if 1 < len(kinds) <= len(_LOOKS):
-            handles += [Line2D([], [], color="0.3", linewidth=0.8, markersize=2.8, **looks[kind]) for kind in kinds]
-            titles += [literal(kind) for kind in kinds]
-        if handles:
-            figure.legend(handles, titles, loc="outside upper center", ncols=10 if width > 5 else 4)
-        figure.align_ylabels()
-        figure.draw_without_rendering()
     arrays = {
         "parts": np.array(list(study.layers)),
         "labels": np.array(list(study.layers.values())),
@@ -273,7 +228,54 @@ def layer_distance(epochs: Epochs, *, column: Column = "double") -> Drawing:
         "standard_error": error,
         "num_parameters": sizes,
     }
-    return Drawing(figure, arrays)
+    return Drawing("layer-distance", arrays)
+
+
+@renders("layer-distance")
+def _draw_distance(arrays: Arrays, _: Mapping[str, Any]) -> Canvas:
+    labels, sizes = arrays["labels"].tolist(), arrays["num_parameters"]
+    distance, error = arrays["distance"], arrays["standard_error"]
+    width = matplotlib.rcParams["figure.figsize"][0]
+    size = min(matplotlib.rcParams["xtick.labelsize"], 60 * (width - 0.8) / len(labels))
+    figure = new_figure(3.9)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    positions = np.arange(len(labels))
+    colors = _colors(len(arrays["epochs"]))
+    kinds = _kinds(labels)
+    looks = dict(zip(kinds, itertools.cycle(_LOOKS)))
+    for row, color in enumerate(colors):
+        bars = np.where(np.isfinite(error[row]), error[row], 0.0)
+        for kind, members in kinds.items():
+            top.errorbar(positions[members], distance[row, members], bars[members], color=color, markersize=2.8,
+                         linewidth=0.8, elinewidth=0.7, capsize=1.2, capthick=0.7, **looks[kind])  # fmt: skip
+    top.set_ylim(0, 1.08 * float(np.nanmax(distance + np.where(np.isfinite(error), error, 0.0))))
+    top.set_ylabel("W$_1$ to the whole network")
+    bottom.bar(positions, sizes, 0.8, color="0.6", linewidth=0)
+    bottom.set_yscale("log")
+    bottom.set_ylim(sizes[sizes > 0].min() / 3, sizes.max() * 2)
+    bottom.yaxis.set_major_locator(LogLocator(numticks=4))
+    bottom.yaxis.set_minor_formatter(NullFormatter())
+    bottom.set_ylabel("parameters")
+    names = [literal(shorten(label, size, 1.1)) for label in labels]
+    bottom.set_xticks(positions, names, fontsize=size, rotation=90)
+    bottom.set_xlim(-0.7, len(positions) - 0.3)
+    for axes in (top, bottom):
+        axes.grid(axis="y", linewidth=0.3, color="0.88")
+        axes.set_axisbelow(True)
+        axes.tick_params(axis="x", length=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    # A legend of every epoch of a long sweep would be larger than the figure.
+    titles = _titles(arrays["epochs"])
+    shown = _spread(len(titles), 6) if len(titles) > 1 else []
+    entries = [(Line2D([], [], color=colors[row]), titles[row]) for row in shown]
+    if 1 < len(kinds) <= len(_LOOKS):
+        entries += [
+            (Line2D([], [], color="0.3", linewidth=0.8, markersize=2.8, **looks[kind]), literal(kind)) for kind in kinds
+        ]
+    if entries:
+        add_legend(figure, entries, most=10)
+    figure.align_ylabels()
+    return figure
 
 
 _LOOKS: list[dict[str, Any]] = [
@@ -295,7 +297,7 @@ def _kinds(labels: Sequence[str]) -> dict[str, list[int]]:
 # ---------------------------------------------------------------------- over training
 
 
-def layer_training(epochs: Epochs, *, switch: float | None = None, column: Column = "double") -> Drawing:
+def layer_training(epochs: Epochs, *, switch: float | None = None) -> Drawing:
     """λ_max and trace over the epochs of a training: the whole network in black, layers coloured by depth.
 
     The axes are logarithmic; where a trace is not positive, its axis is linear around 0. Error bars of the whole: the
@@ -304,7 +306,6 @@ def layer_training(epochs: Epochs, *, switch: float | None = None, column: Colum
     Args:
         epochs: epoch → parts ``all`` and ``layer/…``, see :data:`Epochs`; two epochs or more.
         switch: epochs completed when deferred class weights switched on; marked by a line.
-        column: width of the figure.
 
     Returns:
         The drawing; its arrays are ``parts`` (p,), the whole first, ``labels`` (p,), ``epochs`` (e,) and, each (e, p)
@@ -328,51 +329,52 @@ def layer_training(epochs: Epochs, *, switch: float | None = None, column: Colum
             for key in keys if spectrum is not None else ():
                 table[key][row, place] = getattr(spectrum.saddle, key)  # type: ignore[union-attr]
     places = _numbers(study.epochs)
-    with style(column):
-        width = matplotlib.rcParams["figure.figsize"][0]
-        beside = width > 5
-        figure = new_figure(2.9 if beside else 4.6)
-        panels = figure.subplots(*((1, 2) if beside else (2, 1)), sharex=True)
-        colors = _colors(len(study.layers))
-        for axes, key, error, title in (
-            (panels[0], "lambda_max", "lambda_max_residual", "λ$_{max}$"),
-            (panels[1], "trace", "trace_standard_error", "trace"),
-        ):
-            values = table[key]
-            for place, color in enumerate(colors, start=1):
-                axes.plot(places, values[:, place], color=color, linewidth=0.7, marker=".", markersize=2.5)
-            finite = np.where(np.isfinite(table[error][:, 0]), table[error][:, 0], 0.0)
-            axes.errorbar(places, values[:, 0], finite, color="black", linewidth=1.4, marker="o", markersize=3,
-                          elinewidth=0.8, capsize=1.5, zorder=5)  # fmt: skip
-            _signed_log_axis(axes, values)
-            axes.set_ylabel(title)
-            if beside or axes is panels[1]:
-                axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(
-                FixedLocator(places.tolist()) if len(places) < 9 else MaxNLocator(6, integer=True)
-            )
-            axes.grid(axis="y", linewidth=0.3, color="0.88")
-            axes.set_axisbelow(True)
-            axes.spines[["top", "right"]].set_visible(False)
-            if switch is not None:
-                axes.axvline(switch, color=PALETTE[3], linewidth=0.8, linestyle="--", zorder=0)
-        handles = [Line2D([], [], color="black", linewidth=1.4, marker="o", markersize=3)]
-        titles = ["whole network"]
-        if switch is not None:
-            handles.append(Line2D([], [], color=PALETTE[3], linewidth=0.8, linestyle="--"))
-            titles.append("class weights switch on")
-        figure.legend(handles, titles, loc="outside upper center", ncols=2)
-        depth = ScalarMappable(Normalize(1, max(len(study.layers), 2)), matplotlib.colormaps["viridis"])
-        depth.set_clim(1, 1 + (max(len(study.layers), 2) - 1) / _BRIGHTEST)
-        bar = figure.colorbar(depth, ax=panels, aspect=30, pad=0.02, boundaries=np.linspace(1, len(study.layers), 65)
-                              if len(study.layers) > 1 else None)  # fmt: skip
-        bar.set_label("layer, by depth")
-        bar.locator = MaxNLocator(5, integer=True)
-        bar.update_ticks()
-        bar.outline.set_linewidth(0.4)
-        figure.draw_without_rendering()
     words = {"parts": np.array(list(parts)), "labels": np.array(list(parts.values())), "epochs": places}
-    return Drawing(figure, {**words, **table})
+    return Drawing("layer-training", {**words, **table}, {"switch": switch})
+
+
+@renders("layer-training")
+def _draw_training(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
+    places, layers, switch = arrays["epochs"], len(arrays["parts"]) - 1, settings["switch"]
+    width = matplotlib.rcParams["figure.figsize"][0]
+    beside = width > 5
+    figure = new_figure(2.9 if beside else 4.6)
+    panels = figure.subplots(*((1, 2) if beside else (2, 1)), sharex=True)
+    colors = _colors(layers)
+    for axes, key, error, title in (
+        (panels[0], "lambda_max", "lambda_max_residual", "λ$_{max}$"),
+        (panels[1], "trace", "trace_standard_error", "trace"),
+    ):
+        values = arrays[key]
+        for place, color in enumerate(colors, start=1):
+            axes.plot(places, values[:, place], color=color, linewidth=0.7, marker=".", markersize=2.5)
+        finite = np.where(np.isfinite(arrays[error][:, 0]), arrays[error][:, 0], 0.0)
+        axes.errorbar(places, values[:, 0], finite, color="black", linewidth=1.4, marker="o", markersize=3,
+                      elinewidth=0.8, capsize=1.5, zorder=5)  # fmt: skip
+        _signed_log_axis(axes, values)
+        axes.set_ylabel(title)
+        if beside or axes is panels[1]:
+            axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(FixedLocator(places.tolist()) if len(places) < 9 else MaxNLocator(6, integer=True))
+        axes.grid(axis="y", linewidth=0.3, color="0.88")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        if switch is not None:
+            axes.axvline(switch, color=PALETTE[3], linewidth=0.8, linestyle="--", zorder=0)
+    entries = [(Line2D([], [], color="black", linewidth=1.4, marker="o", markersize=3), "whole network")]
+    if switch is not None:
+        line = Line2D([], [], color=PALETTE[3], linewidth=0.8, linestyle="--")
+        entries.append((line, "class weights switch on"))
+    add_legend(figure, entries)
+    depth = ScalarMappable(Normalize(1, max(layers, 2)), cm.batlow)
+    depth.set_clim(1, 1 + (max(layers, 2) - 1) / _BRIGHTEST)
+    bar = figure.colorbar(depth, ax=panels, aspect=30, pad=0.02, boundaries=np.linspace(1, layers, 65)
+                          if layers > 1 else None)  # fmt: skip
+    bar.set_label("layer, by depth")
+    bar.locator = MaxNLocator(5, integer=True)
+    bar.update_ticks()
+    bar.outline.set_linewidth(0.4)
+    return figure
 
 
 def _signed_log_axis(axes: Axes, values: Array) -> None:
@@ -396,14 +398,17 @@ _BRIGHTEST = 0.9  # of the colour map: its last tenth is too pale on paper
 
 def _colors(count: int) -> list[tuple[float, float, float, float]]:
     """From dark to light, in the order of depth or time."""
-    return [matplotlib.colormaps["viridis"](x) for x in np.linspace(0, _BRIGHTEST, count)]
+    return [cm.batlow(x) for x in np.linspace(0, _BRIGHTEST, count)]
 
 
-def _spread(epochs: Sequence[int | None], most: int) -> list[int | None]:
-    """At most so many of them at even distances, the first and the last among them."""
-    places = np.linspace(0, len(epochs) - 1, min(most, len(epochs)))
-    return [epochs[round(place)] for place in places]
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many places of ``count`` at even distances, the first and the last among them."""
+    return [round(place) for place in np.linspace(0, count - 1, min(most, count))]
 
 
 def _numbers(epochs: Sequence[int | None]) -> Array:
     return np.array([math.nan if epoch is None else epoch for epoch in epochs], dtype=np.float64)
+
+
+def _titles(epochs: Array) -> list[str]:
+    return ["" if math.isnan(epoch) else f"epoch {epoch:.0f}" for epoch in epochs]

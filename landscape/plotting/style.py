@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, get_args
 
 import matplotlib
+import numpy as np
 import seaborn
 from cycler import cycler
+from matplotlib.cbook import is_math_text
+from matplotlib.figure import FigureBase
 from matplotlib.font_manager import FontProperties, fontManager
+from matplotlib.legend import Legend
+from matplotlib.legend_handler import HandlerTuple
 from matplotlib.textpath import text_to_path
 from tueplots import figsizes, fonts, fontsizes
 
@@ -92,6 +97,7 @@ _EAST_ASIAN_FONTS = [
     "Malgun Gothic",
     "Arial Unicode MS",
 ]
+_LEGEND_ROOM = 3.4  # a handle and the gaps beside it, in letter sizes
 MISSING_GLYPH = r"Glyph \d+ .* missing from"
 
 
@@ -170,6 +176,17 @@ def text_width(text: str, size: float) -> float:
     return float(width) / 72
 
 
+def label_width(label: str, size: float) -> float:
+    """Width in inches of a label as matplotlib shows it: mathtext between dollars, else what :func:`literal` made."""
+    if not is_math_text(label):
+        return text_width(label.replace(r"\$", "$"), size)
+    font = FontProperties(family=matplotlib.rcParams["font.family"], size=size)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", MISSING_GLYPH)
+        width, _, _ = text_to_path.get_text_width_height_descent(label, font, ismath=True)
+    return float(width) / 72
+
+
 def shorten(text: str, size: float, width: float) -> str:
     """``text`` cut in the middle with an ellipsis so that it is at most ``width`` inches wide at ``size`` points.
 
@@ -182,3 +199,47 @@ def shorten(text: str, size: float, width: float) -> str:
         if text_width(candidate, size) <= width:
             return candidate
     return text[:1] + "…"
+
+
+def class_colors(labels: Sequence[int]) -> dict[int, tuple[float, float, float]]:
+    """Class index → its colour, the same in every figure; of classes that would share one, the later take free ones."""
+    colors: dict[int, tuple[float, float, float]] = {}
+    for label in labels:
+        wanted = [PALETTE[(label + shift) % len(PALETTE)] for shift in range(len(PALETTE))]
+        colors[label] = next((color for color in wanted if color not in colors.values()), wanted[0])
+    return colors
+
+
+def add_legend(
+    figure: FigureBase, entries: Sequence[tuple[Any, str]], *, most: int = 5, handlers: Mapping[Any, Any] | None = None
+) -> Legend:
+    """A legend above all axes, in as many columns as the width of the figure holds.
+
+    Args:
+        figure: or the panel of one.
+        entries: handle and label; handles in a tuple lie upon each other.
+        most: columns at most.
+        handlers: handle → how it is drawn, see :mod:`matplotlib.legend_handler`.
+    """
+    size, width = matplotlib.rcParams["legend.fontsize"], matplotlib.rcParams["figure.figsize"][0]
+    texts = [label_width(text, size) + _LEGEND_ROOM * size / 72 for _, text in entries]
+
+    def inches(columns: int) -> float:
+        # Matplotlib fills the columns one after another; each is as wide as its widest entry.
+        return sum(max(column) for column in np.array_split(texts, columns))
+
+    columns = max([n for n in range(1, min(most, len(entries)) + 1) if inches(n) < width - 0.1], default=1)
+    legend = figure.legend(
+        [handle for handle, _ in entries],
+        [str(number) for number in range(len(entries))],
+        handler_map={tuple: HandlerTuple(ndivide=1), **(handlers or {})},
+        loc="outside upper center",
+        ncols=columns,
+        columnspacing=1.2,
+        handlelength=1.5,
+        handletextpad=0.5,
+    )
+    # Set afterwards, since matplotlib leaves out an entry whose name begins with "_".
+    for text, (_, words) in zip(legend.get_texts(), entries, strict=True):
+        text.set_text(words)
+    return legend

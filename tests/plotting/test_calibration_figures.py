@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from landscape.errors import LandscapeError
-from landscape.plotting import save_drawing
+from landscape.plotting import Look, save_drawing
 from landscape.plotting.features import _shown, nearest_class_matrix, tsne_map
 from landscape.plotting.style import Column
 from landscape.store.calibration_file import CalibrationFile
@@ -65,7 +65,7 @@ def test_ten_of_many_classes_from_the_largest_to_the_smallest() -> None:
 def test_no_text_lies_over_another(num_classes: int, column: Column, tmp_path: Path) -> None:
     file = made_up(tmp_path / "c.h5", num_classes)
     for name, draw in (("near", nearest_class_matrix), ("tsne", tsne_map)):
-        drawing = draw(file, column=column)
+        drawing = draw(file).looking(Look(column))
         figure = drawing.figure
         page = figure.bbox
         renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]

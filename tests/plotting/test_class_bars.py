@@ -16,7 +16,7 @@ from support.spectra import long_tailed_classes, with_lambda_min
 
 from landscape.curvature.results import Interval, PartSpectrum
 from landscape.errors import LandscapeError
-from landscape.plotting import class_bars
+from landscape.plotting import Look, class_bars
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_forty_parts_are_all_named(classes: list[PartSpectrum], column: str) -> 
         dataclasses.replace(classes[i % 10], part=f"class/{i}/layer/fc", label=f"class {i}, layer1.0.conv1")
         for i in range(40)
     ]
-    figure = class_bars(many, column=column).figure  # type: ignore[arg-type]
+    figure = class_bars(many).looking(Look(column)).figure  # type: ignore[arg-type]
     labels = figure.axes[4].get_xticklabels()
     assert [label.get_text() for label in labels] == [part.label for part in many]
     boxes = [label.get_window_extent(figure.canvas.get_renderer()) for label in labels]  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from support.spectra import class_eigenvalues, long_tailed_classes, part_spectru
 
 from landscape.curvature.results import Interval, PartSpectrum, SpectralDensity
 from landscape.errors import LandscapeError
-from landscape.plotting import density_curve, density_grid
+from landscape.plotting import Look, density_curve, density_grid
 from landscape.plotting.density import KERNEL_WIDTH, plain_or_power, with_error
 
 LONG_NAMES = ["Passerculus sandwichensis princeps", "great white shark, man-eater", "layer4.1.downsample.0.weight"]
@@ -142,7 +142,7 @@ def test_panels_share_axes_and_do_not_collide(
         dataclasses.replace(s, label=LONG_NAMES[i] if i < 3 and count > 6 else s.label)
         for i, s in enumerate(classes[:count])
     ]
-    drawing = density_grid(named, column=column)  # type: ignore[arg-type]
+    drawing = density_grid(named).looking(Look(column))  # type: ignore[arg-type]
     panels = [axes for axes in drawing.figure.axes if axes.axison]
     assert len(panels) == count
     gridspec = panels[0].get_gridspec()
@@ -238,7 +238,7 @@ def test_numbers_for_small_spaces(value: float, error: float, text: str) -> None
 
 @pytest.mark.parametrize(("count", "column"), [(1, "double"), (4, "single"), (10, "double"), (12, "wide")])
 def test_the_axis_says_that_it_is_logarithmic(classes: list[PartSpectrum], count: int, column: str) -> None:
-    drawing = density_grid(classes[:count], column=column)  # type: ignore[arg-type]
+    drawing = density_grid(classes[:count]).looking(Look(column))  # type: ignore[arg-type]
     axes = drawing.figure.axes[0]
     (low, high), ticks = axes.get_xlim(), np.asarray(axes.get_xticks())
     assert sum((low <= ticks) & (ticks < 0)) >= 2

@@ -10,7 +10,7 @@ import pytest
 
 from landscape.anomaly.results import GridResults, RunResult
 from landscape.errors import LandscapeError
-from landscape.plotting import detection_panels, save_drawing
+from landscape.plotting import Look, detection_panels, save_drawing
 
 GAINS = {"one": (0.1, 0.11, 0.12), "two": (-0.1, 0.0, 0.2), "three": (-0.03, -0.02, -0.03)}
 
@@ -62,9 +62,9 @@ def test_without_sgd_there_is_no_difference() -> None:
 
 
 def test_it_is_saved_with_its_arrays(tmp_path: Path) -> None:
-    _, arrays = save_drawing(detection_panels(results(), column="single"), tmp_path / "a.pdf")
+    _, arrays = save_drawing(detection_panels(results()).looking(Look("single")), tmp_path / "a.pdf")
     with h5py.File(arrays) as file:
-        assert file["auc_pr"].shape == (2, 3, 2)
+        assert file["arrays/auc_pr"].shape == (2, 3, 2)
 
 
 def test_nothing_to_draw() -> None:

@@ -13,7 +13,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from landscape.errors import LandscapeError
-from landscape.plotting import Drawing, save_drawing, save_figure, style
+from landscape.plotting import Drawing, Look, save_drawing, save_figure, style
+from landscape.plotting import drawing as drawing_module
 from landscape.plotting.style import COLUMN_WIDTHS, shorten, text_width
 
 
@@ -27,13 +28,13 @@ def figure() -> Figure:
 def test_style_sets_sizes_and_restores_the_users_parameters() -> None:
     before = dict(matplotlib.rcParams)
     for column, width in COLUMN_WIDTHS.items():
-        with style(column):  # type: ignore[arg-type]
+        with style(Look(column)):  # type: ignore[arg-type]
             assert matplotlib.rcParams["figure.figsize"][0] == width
             assert matplotlib.rcParams["pdf.fonttype"] == matplotlib.rcParams["ps.fonttype"] == 42
             assert min(matplotlib.rcParams[name] for name in ("xtick.labelsize", "ytick.labelsize")) >= 6
     assert dict(matplotlib.rcParams) == before
-    with pytest.raises(LandscapeError, match="no column width 'half': give one of single, double, wide"), style("half"):  # type: ignore[arg-type]
-        pass
+    with pytest.raises(LandscapeError, match="no column width 'half': give one of single, double, wide"):
+        Look("half")  # type: ignore[arg-type]
 
 
 def test_pdf_embeds_truetype_even_outside_the_style(figure: Figure, tmp_path: Path) -> None:
@@ -68,16 +69,19 @@ def test_a_failing_draw_keeps_the_old_figure(figure: Figure, tmp_path: Path) -> 
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_drawn_arrays_lie_beside_the_figure_and_not_on_the_spectra(figure: Figure, tmp_path: Path) -> None:
+def test_drawn_arrays_lie_beside_the_figure_and_not_on_the_spectra(
+    figure: Figure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(drawing_module._RENDERERS, "given", lambda *_: figure)
     (tmp_path / "run.h5").write_text("the spectra")
     arrays = {"class/3/mean": np.array([1.0, np.nan]), "labels": np.array(["λ", "crane (bird)"]), "τ": np.array(0.5)}
-    paths = save_drawing(Drawing(figure, arrays), tmp_path / "run.pdf")
+    paths = save_drawing(Drawing("given", arrays), tmp_path / "run.pdf")
     assert [path.name for path in paths] == ["run.pdf", "run.pdf.h5"]
     assert (tmp_path / "run.h5").read_text() == "the spectra"
     with h5py.File(paths[1]) as file:
-        np.testing.assert_array_equal(file["class/3/mean"][...], arrays["class/3/mean"])
-        assert file["labels"].asstr()[...].tolist() == ["λ", "crane (bird)"]
-        assert file["τ"][()] == 0.5
+        np.testing.assert_array_equal(file["arrays/class/3/mean"][...], arrays["class/3/mean"])
+        assert file["arrays/labels"].asstr()[...].tolist() == ["λ", "crane (bird)"]
+        assert file["arrays/τ"][()] == 0.5
 
 
 def test_shorten_fits_and_keeps_both_ends() -> None:

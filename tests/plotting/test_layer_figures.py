@@ -152,13 +152,13 @@ def test_the_command_draws_each_kind_of_a_sweep(call: Call, tmp_path: Path) -> N
         assert done.code == 0, done.err
         assert "is a sweep" not in done.out
     with h5py.File(tmp_path / "layer-distance.png.h5") as file:
-        assert file["distance"].shape == (4, 4)
+        assert file["arrays/distance"].shape == (4, 4)
     one = call(
         "plot", sweep, "--kind", "layer-distance", "--epoch", 2, "--parts", "layer/layer1*", "-o", tmp_path / "x.pdf"
     )
     assert one.code == 0, one.err
     with h5py.File(tmp_path / "x.pdf.h5") as file:
-        assert file["parts"].asstr()[...].tolist() == ["layer/layer1.0.conv1", "layer/layer1.0.bn1"]
+        assert file["arrays/parts"].asstr()[...].tolist() == ["layer/layer1.0.conv1", "layer/layer1.0.bn1"]
     refused = call("plot", sweep, sweep, "--kind", "layer-distance", "--names", "a,b", "-o", tmp_path / "y.pdf")
     assert refused.code == 1
     assert "one file" in refused.err
