@@ -12,6 +12,7 @@ from landscape.optim.base import BnUpdate, Gradient
 from landscape.optim.imbsam import GroupedSam
 from landscape.optim.objective import Objective
 from landscape.optim.radius import RadiusSetting
+from landscape.switches import stage_switch
 
 
 class SseSam(GroupedSam):
@@ -61,8 +62,7 @@ class SseSam(GroupedSam):
             RuntimeError: no epoch was started.
         """
         epoch, epochs = self._current_epoch
-        # γE in floating point puts the switch one epoch late for shares such as 0.07 of 200.
-        return 1 if epoch < round(self.gamma * epochs) else 2
+        return 1 if epoch < stage_switch(self.gamma, epochs) else 2
 
     def descent(self, objective: Objective) -> tuple[Tensor, Gradient]:
         """L(w) and the gradient of the current stage."""

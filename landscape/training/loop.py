@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import errno
-import json
 import math
 import os
 import time
@@ -33,6 +32,8 @@ from landscape.lock import writing
 from landscape.losses import ClassificationLoss, build_loss, class_weights_at
 from landscape.optim import EscapeOptimizer, GroupedObjective, build_optimizer, tail_classes
 from landscape.regularizers import Htr
+from landscape.store.history import EpochRecord
+from landscape.switches import milestone
 from landscape.training.acceleration import (
     Bf16Forward,
     compiled,
@@ -49,7 +50,7 @@ from landscape.training.checkpoint import (
 )
 from landscape.training.evaluation import check_cosines, check_fit, evaluate
 from landscape.training.recipe import Recipe, resolve_device
-from landscape.training.schedules import learning_rate, milestone
+from landscape.training.schedules import learning_rate
 from landscape.training.tensorboard import TensorBoardLog, clear, import_summary_writer
 
 # Steps between two looks at the loss. Each look waits for a GPU once; a diverged run wastes at most so many steps.
@@ -59,26 +60,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Resampling follows the rules of re-weighting: the weights of a class are then the weights of a draw.
 _DRAWING = {"none": "none", "balanced": "rw", "deferred": "drw"}
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One line of the history; accuracies are shares of the test split in [0, 1]."""
-
-    epoch: int  # 1-based
-    lr: float
-    reweighted: bool  # class weights were on
-    train_loss: float  # mean over steps of the training objective, penalty included, nats
-    accuracy: float
-    groups: dict[str, float]  # head, mid, tail by index; NaN for an empty group
-    per_class: tuple[float, ...]  # (C,)
-    seconds: float
-    # With defaults: a resumed run may have been begun by a version that did not record them.
-    groups_by_count: dict[str, float] = field(default_factory=dict)  # head, mid, tail by number of training images
-    resampled: bool = False  # classes were drawn in balance
-    radii: dict[str, float] = field(default_factory=dict)  # perturbation radii by name, e.g. rho; in parameter space
-    penalty: float | None = None  # mean over steps of what the regulariser adds, nats; None without one
-    trace: float | None = None  # mean over steps of its trace estimate, the unit of an eigenvalue
 
 
 @dataclass(frozen=True)
@@ -516,15 +497,3 @@ class _Run:
 def build_training_loss(recipe: Recipe, counts: tuple[int, ...]) -> ClassificationLoss:
     """The loss of a recipe without class weights; a cosine head's logits are multiplied by s."""
     return build_loss(recipe.loss.name, counts, logit_scale=recipe.logit_scale, **recipe.loss.settings())
-
-
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's ``history.jsonl``; ``None`` where an accuracy has no samples.
-
-    Raises:
-        LandscapeError: there is no history.
-    """
-    path = folder / "history.jsonl"
-    if not path.is_file():
-        raise LandscapeError(f"no history at {path}")
-    return [json.loads(line) for line in path.read_text().splitlines()]

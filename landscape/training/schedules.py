@@ -1,21 +1,11 @@
-"""Learning rate and switches by epoch, scaled to any number of epochs."""
+"""Learning rate by epoch, scaled to any number of epochs."""
 
 from __future__ import annotations
 
 import math
 
+from landscape.switches import milestone
 from landscape.training.recipe import ScheduleRecipe
-
-
-def milestone(share: float, epochs: int) -> int:
-    """The epoch index nearest to ``share`` of the run, but never past the last epoch of a run of two or more.
-
-    ``milestone(0.8, 200) = 160``. In a two-epoch run the second epoch still belongs to the late phase, so that a short
-    trial exercises what it is meant to try. A share of 1 is past the end: never.
-    """
-    if share >= 1:
-        return epochs
-    return min(round(share * epochs), epochs - 1) if epochs > 1 else round(share * epochs)
 
 
 def learning_rate(schedule: ScheduleRecipe, base: float, epoch: int) -> float:

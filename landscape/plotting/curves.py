@@ -1,0 +1,376 @@
+"""How curvature, accuracy and loss change over the epochs of one or several trainings."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from numpy.typing import NDArray
+
+from landscape.curvature.results import Interval, PartSpectrum
+from landscape.errors import LandscapeError, did_you_mean
+from landscape.plotting.colors import METHOD_LINES, method_color, part_colors
+from landscape.plotting.density import is_certified, plain_or_power
+from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
+from landscape.plotting.frames import legend_above, legend_height, plain_axes
+from landscape.plotting.quantities import QUANTITIES, Scale
+from landscape.plotting.quantities import quantity as named_quantity
+from landscape.plotting.scales import asinh_ticks, scale_of
+from landscape.plotting.style import PALETTE, literal, text_width
+
+Array = NDArray[np.float64]
+History = Sequence[Mapping[str, Any]]
+"""One run: a mapping an epoch, named as :class:`landscape.store.history.EpochRecord` is."""
+
+HISTORY_QUANTITIES: dict[str, tuple[str, Scale]] = {
+    "test_accuracy": ("test accuracy", "linear"),
+    "train_loss": ("training loss (nats)", "log"),
+    "lr": ("learning rate", "log"),
+    "penalty": ("penalty (nats)", "log"),
+}
+"""What a history tells: name → (label of its axis, scale). Only the accuracy is that of a class or a group too."""
+
+MAX_CURVES = 10
+"""Parts whose curves are told apart in one panel."""
+
+_FEW = 30  # epochs up to which each has a marker and an error bar of its own
+_LINKED = {"markersize": 3.0, "linewidth": 1.0, "markeredgewidth": 0.7}
+_SWITCH = {"color": "0.35", "linewidth": 0.8, "linestyle": (0, (4, 2)), "zorder": 1.5}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One quantity of one part of one method over the epochs."""
+
+    quantity: str  # a name in QUANTITIES or HISTORY_QUANTITIES
+    method: str
+    part: str  # all, group/tail, class/3, layer/conv1, …
+    label: str  # what the part is called
+    epochs: Array  # (e,) completed
+    values: Array  # (e,)
+    low: Array  # (e,) lower end of the error bar; NaN or infinite where it is not known
+    high: Array  # (e,)
+    certified: NDArray[np.bool_] | None = None  # (e,) λ_min < −noise floor
+    noise_floor: float = 0.0  # the largest of the epochs
+
+
+def sweep_curves(
+    sweeps: Mapping[str, Mapping[int, Sequence[PartSpectrum]]],
+    quantities: Sequence[str] = ("lambda_min", "lambda_max", "curvature_ratio"),
+    parts: Sequence[str] | None = None,
+) -> list[Curve]:
+    """Curves of spectra that were measured at several epochs.
+
+    Args:
+        sweeps: method → epoch → its parts, named without the epoch.
+        quantities: names in :data:`landscape.plotting.quantities.QUANTITIES`.
+        parts: paths of those to show; without them every set of samples that is there, but no layers.
+
+    Raises:
+        LandscapeError: no such quantity or part, or only one epoch everywhere.
+    """
+    read = {name: named_quantity(name).read for name in quantities}
+    labels = {spectrum.part: spectrum.label for sweep in sweeps.values() for held in sweep.values() for spectrum in held}
+    chosen = list(parts) if parts is not None else [part for part in labels if "layer/" not in part]
+    for part in chosen:
+        if part not in labels:
+            way_out = did_you_mean(part, labels) or f": these are there: {', '.join(labels) or 'none'}"
+            raise LandscapeError(f"no part '{part}' at any epoch{way_out}")
+    if max((len(sweep) for sweep in sweeps.values()), default=0) < 2:
+        raise LandscapeError(
+            "a curve over training needs two epochs or more: `landscape train … --save-every N` keeps checkpoints, "
+            "`landscape spectrum RUN/epoch-*.safetensors` measures them all"
+        )
+    curves = []
+    for name, (method, sweep), part in itertools.product(read, sweeps.items(), chosen):
+        found = {
+            epoch: spectrum for epoch in sorted(sweep) for spectrum in sweep[epoch] if spectrum.part == part
+        }  # fmt: skip
+        if found:
+            points = [read[name](spectrum) for spectrum in found.values()]
+            curves.append(
+                Curve(
+                    name, method, part, labels[part], np.array(list(found), dtype=np.float64), *_columns(points),
+                    certified=np.array([is_certified(spectrum.saddle) for spectrum in found.values()]),
+                    noise_floor=max(spectrum.saddle.noise_floor for spectrum in found.values()),
+                )
+            )  # fmt: skip
+    return curves
+
+
+def history_curves(
+    histories: Mapping[str, Sequence[History]],
+    quantities: Sequence[str] = ("test_accuracy",),
+    parts: Sequence[str] = ("all", "group/head", "group/mid", "group/tail"),
+    *,
+    class_names: Sequence[str] | None = None,
+    grouping: Literal["index", "count"] = "index",
+) -> list[Curve]:
+    """Curves of what runs wrote down; of several seeds the mean and one standard deviation either way.
+
+    Args:
+        histories: method → its runs, one a seed; epochs that a run lacks are left out for all.
+        quantities: names in :data:`HISTORY_QUANTITIES`.
+        parts: ``all``, ``group/…`` or ``class/…``; they matter for the accuracy alone.
+        class_names: what classes are called; their numbers if not given.
+        grouping: head, mid and tail by rank or by number of images.
+
+    Raises:
+        LandscapeError: no such quantity, class or group, or a run without an epoch.
+    """
+    for name in quantities:
+        if name not in HISTORY_QUANTITIES:
+            way_out = did_you_mean(name, HISTORY_QUANTITIES) or f": give one of {', '.join(HISTORY_QUANTITIES)}"
+            raise LandscapeError(f"a history has no quantity '{name}'{way_out}")
+    curves = []
+    for name, (method, runs) in itertools.product(quantities, histories.items()):
+        if not runs or not all(runs):
+            raise LandscapeError(f"a run of '{method}' has no finished epoch: there is nothing to draw")
+        by_epoch = [{int(line["epoch"]): line for line in run} for run in runs]
+        epochs = sorted(set.intersection(*(set(lines) for lines in by_epoch)))
+        for part in parts if name == "test_accuracy" else ("all",):
+            values = np.array(
+                [[_recorded(lines[epoch], name, part, grouping) for epoch in epochs] for lines in by_epoch]
+            )
+            if np.isnan(values).all():
+                continue  # an empty group, or no regulariser
+            mean = values.mean(axis=0)
+            spread = values.std(axis=0, ddof=1) if len(runs) > 1 else np.full_like(mean, np.nan)
+            label = part.rpartition("/")[2]
+            if class_names is not None and part.startswith("class/"):
+                label = class_names[int(label)]
+            places = np.array(epochs, dtype=np.float64)
+            curves.append(Curve(name, method, part, label, places, mean, mean - spread, mean + spread))
+    return curves
+
+
+def _recorded(line: Mapping[str, Any], quantity: str, part: str, grouping: str) -> float:
+    kind, _, name = part.partition("/")
+    try:
+        if quantity != "test_accuracy":
+            value = line.get(quantity)
+        elif part == "all":
+            value = line["accuracy"]
+        elif kind == "group":
+            value = line["groups" if grouping == "index" else "groups_by_count"][name]
+        else:
+            value = line["per_class"][int(name)]
+    except (KeyError, IndexError, ValueError):
+        raise LandscapeError(
+            f"a history has no accuracy of '{part}' ({grouping}): give all, group/head, group/mid, group/tail or "
+            f"class/0 … class/{len(line['per_class']) - 1}"
+        ) from None
+    return math.nan if value is None else float(value)
+
+
+def _columns(points: Iterable[Interval]) -> tuple[Array, Array, Array]:
+    table = np.array([[point.value, point.low, point.high] for point in points], dtype=np.float64)
+    return table[:, 0], table[:, 1], table[:, 2]
+
+
+def training_curves(curves: Sequence[Curve], switches: Mapping[str, float] | None = None) -> Drawing:
+    """One panel a quantity over the epochs: a colour a part, a line and a marker a method.
+
+    With a single part methods take the colours. λ_min is shown on a scale that is linear within the noise floor (but at
+    least 1e-3 of the largest magnitude), its negative side shaded, and its markers are filled where it certifies a
+    negative eigenvalue; ratios and shares are on a linear axis; what is positive on a logarithmic one. Error bars, or
+    bands over more than 30 epochs, are those of the curves; what has no error or an unbounded one has no bar.
+
+    Args:
+        curves: from :func:`sweep_curves` and :func:`history_curves`, in any mixture; panels, parts and methods are in
+            the order of their first appearance.
+        switches: what is switched on during the training → epochs completed by then, as
+            :func:`landscape.switches.switches` tells them of a recipe; dashed lines with these names.
+
+    Returns:
+        The drawing; its arrays are, curve by curve, ``NUMBER/{epochs, values, low, high, certified}``.
+
+    Raises:
+        LandscapeError: no curve with a value, or more than :data:`MAX_CURVES` parts.
+    """
+    drawn = [curve for curve in curves if np.isfinite(curve.values).any()]
+    if not drawn:
+        raise LandscapeError("no curve to draw: no epoch has a finite value of what was asked for")
+    parts = {curve.part: curve.label for curve in drawn}
+    if len(parts) > MAX_CURVES:
+        raise LandscapeError(
+            f"{len(parts)} curves in a panel are not told apart, {MAX_CURVES} are: choose some, for example with "
+            "--parts 'group/*'"
+        )
+    arrays: dict[str, NDArray[Any]] = {}
+    for number, curve in enumerate(drawn):
+        for name in ("epochs", "values", "low", "high"):
+            arrays[f"{number}/{name}"] = getattr(curve, name)
+        if curve.certified is not None and curve.quantity == "lambda_min":
+            arrays[f"{number}/certified"] = curve.certified
+    panels = []
+    for quantity in dict.fromkeys(curve.quantity for curve in drawn):
+        known = QUANTITIES.get(quantity)
+        label, scale = (known.label, known.scale) if known else HISTORY_QUANTITIES[quantity]
+        of_it = [curve for curve in drawn if curve.quantity == quantity]
+        floor = max(curve.noise_floor for curve in of_it)
+        every = np.concatenate([curve.values for curve in of_it])
+        panels.append({"quantity": quantity, "label": label, **scale_of(scale, every, floor)})
+    settings = {
+        "panels": panels,
+        "parts": list(parts),
+        "labels": list(parts.values()),
+        "methods": list(dict.fromkeys(curve.method for curve in drawn)),
+        "curves": [[curve.quantity, curve.method, curve.part] for curve in drawn],
+        "switches": [[name, float(epoch)] for name, epoch in (switches or {}).items()],
+    }
+    return Drawing("training", arrays, settings)
+
+
+# ---------------------------------------------------------------------- drawing
+
+
+@renders("training")
+def _training(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
+    width = matplotlib.rcParams["figure.figsize"][0]
+    panels = settings["panels"]
+    looks = _looks(settings)
+    handles, names = _legend(settings, looks, has_open=any(
+        not values.all() for name, values in arrays.items() if name.endswith("/certified")
+    ))  # fmt: skip
+    most = 1 if width < 4 else 2 if len(panels) in (2, 4) else 3
+    columns = min(most, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    each = min(1.9, max(1.35, 0.75 * width / columns))
+    above = 0.16 if settings["switches"] else 0.0
+    figure = new_figure(rows * (each + above) + 0.3 + legend_height(names), w_pad=0.03, h_pad=0.03)
+    grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
+    for empty in grid.flat[len(panels) :]:
+        empty.set_axis_off()
+    for number, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
+        for index, (quantity, method, part) in enumerate(settings["curves"]):
+            if quantity == panel["quantity"]:
+                own = {name: arrays[f"{index}/{name}"] for name in ("epochs", "values", "low", "high")}
+                _draw_curve(axes, own, arrays.get(f"{index}/certified"), looks[method, part])
+        plain_axes(axes)
+        _vertical_axis(axes, panel, each)
+        axes.set_ylabel(panel["label"])
+        if number + columns >= len(panels):
+            axes.set_xlabel("epoch")
+            axes.tick_params(labelbottom=True)
+    places = np.unique(np.concatenate([arrays[f"{index}/epochs"] for index in range(len(settings["curves"]))]))
+    few = len(places) <= 6
+    grid[0, 0].xaxis.set_major_locator(FixedLocator(places.tolist()) if few else MaxNLocator(6, integer=True))
+    _mark_switches(grid.flat[: len(panels)], settings["switches"], width / columns - 0.6)
+    legend_above(figure, handles, names, handlelength=2.4)
+    figure.align_ylabels()
+    return figure
+
+
+def _looks(settings: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Method and part → colour, line and marker; with a single part the methods take the colours."""
+    parts, methods = settings["parts"], settings["methods"]
+    by_part = dict(zip(parts, part_colors(parts), strict=True))
+    looks = {}
+    for place, method in enumerate(methods):
+        line = METHOD_LINES[place % len(METHOD_LINES)]
+        for part in parts:
+            color = method_color(place) if len(parts) == 1 and len(methods) > 1 else by_part[part]
+            looks[method, part] = {**line, "color": color}
+    return looks
+
+
+def _legend(
+    settings: Mapping[str, Any], looks: Mapping[tuple[str, str], dict[str, Any]], *, has_open: bool
+) -> tuple[list[Line2D], list[str]]:
+    parts, methods = settings["parts"], settings["methods"]
+    handles, names = [], []
+    if len(parts) > 1:
+        lines = {} if len(methods) > 1 else METHOD_LINES[0]
+        handles += [Line2D([], [], color=looks[methods[0], part]["color"], **{**_LINKED, **lines}) for part in parts]
+        names += settings["labels"]
+    if len(methods) > 1:
+        neutral = {} if len(parts) == 1 else {"color": "0.45"}
+        handles += [Line2D([], [], **{**looks[method, parts[0]], **neutral, **_LINKED}) for method in methods]
+        names += methods
+    if has_open:
+        handles.append(Line2D([], [], linestyle="none", marker="o", color="0.45", markerfacecolor="white", **_LINKED))
+        names.append("sign of λ$_{min}$ not told")
+    return handles, names
+
+
+def _draw_curve(
+    axes: Axes, own: Mapping[str, Array], certified: NDArray[Any] | None, look: Mapping[str, Any]
+) -> None:
+    epochs, values = own["epochs"], own["values"]
+    known = np.isfinite(own["low"]) & np.isfinite(own["high"])
+    if len(epochs) > _FEW:
+        axes.plot(epochs, values, **{**_LINKED, **look, "marker": "none"})
+        if known.any():
+            axes.fill_between(epochs, own["low"], own["high"], where=known, color=look["color"], alpha=0.2, linewidth=0)
+        return
+    axes.plot(epochs, values, **{**_LINKED, **look}, zorder=3)
+    if certified is not None and not certified.all():
+        axes.plot(epochs[~certified], values[~certified], **{**_LINKED, **look, "linestyle": "none"},
+                  markerfacecolor="white", zorder=4)  # fmt: skip
+    if known.any():
+        bars = np.maximum([values - own["low"], own["high"] - values], 0.0)[:, known]
+        axes.errorbar(epochs[known], values[known], bars, linestyle="none", color=look["color"], elinewidth=0.7,
+                      capsize=1.5, capthick=0.7, zorder=3)  # fmt: skip
+
+
+def _vertical_axis(axes: Axes, panel: Mapping[str, Any], inches: float) -> None:
+    """The scale, with limits that leave the foot of a linear axis at 0 where all is positive."""
+    if panel["scale"] == "log":
+        axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        if high < 60 * low:
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_or_power(value)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        return
+    if panel["scale"] == "linear":
+        low, high = axes.get_ylim()
+        axes.set_ylim(0.0 if low < 0.35 * high else low, high)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        return
+    width = panel["linear_width"]
+    low, high = axes.get_ylim()
+    ends = np.arcsinh(np.array([low, high]) / width)
+    low, high = (width * np.sinh(end + pad) for end, pad in zip(ends, (-0.3, 0.3), strict=True))
+    axes.set_yscale("asinh", linear_width=width)
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_locator(FixedLocator(asinh_ticks(low, high, width, inches, 0.2)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_or_power(value)))
+    axes.axhline(0.0, color="0.5", linewidth=0.5, zorder=1)
+    if low < 0:
+        axes.axhspan(low, 0.0, color=PALETTE[3], alpha=0.06, linewidth=0, zorder=0)
+
+
+def _mark_switches(panels: Iterable[Axes], switches: Sequence[tuple[str, float]], inches: float) -> None:
+    """Dashed lines with their names above the axes; of two that are close the names lean away from each other."""
+    at: dict[float, list[str]] = {}
+    for name, epoch in switches:
+        at.setdefault(epoch, []).append(name)
+    marks = [(epoch, literal(", ".join(names))) for epoch, names in sorted(at.items())]
+    size = matplotlib.rcParams["font.size"]
+    for axes in panels:
+        low, high = axes.get_xlim()
+        for place, (epoch, name) in enumerate(marks):
+            axes.axvline(epoch, **_SWITCH)  # type: ignore[arg-type]
+            half = 0.55 * text_width(name, size) * (high - low) / inches
+            beside = [other for other in (place - 1, place + 1) if 0 <= other < len(marks)]
+            crowded = [o for o in beside if abs(marks[o][0] - epoch) < half + 0.55 * text_width(marks[o][1], size)
+                       * (high - low) / inches]  # fmt: skip
+            lean = "center" if not crowded else "right" if crowded[0] > place else "left"
+            if epoch + half > high:
+                lean = "right"
+            elif epoch - half < low:
+                lean = "left"
+            axes.annotate(name, xy=(epoch, 1), xycoords=("data", "axes fraction"), xytext=(0, 1.5),
+                          textcoords="offset points", ha=lean, va="bottom", fontsize=size, color="0.25")  # fmt: skip
+        axes.set_xlim(low, high)
