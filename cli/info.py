@@ -15,9 +15,14 @@ from landscape.anomaly.results import is_results
 from landscape.store import describe, schema_of
 from landscape.store.calibration_file import CALIBRATION_SCHEMA, describe_calibration
 from landscape.store.features_file import FEATURES_SCHEMA, describe_features
+from landscape.store.surface_file import SURFACE_SCHEMA, describe_goldstein, describe_surface, is_goldstein
 
 # By the schema of the file; anything else is described, or refused, as a spectrum file.
-_DESCRIBED = {FEATURES_SCHEMA: describe_features, CALIBRATION_SCHEMA: describe_calibration}
+_DESCRIBED = {
+    FEATURES_SCHEMA: describe_features,
+    CALIBRATION_SCHEMA: describe_calibration,
+    SURFACE_SCHEMA: describe_surface,
+}
 
 
 @click.command(name="info")
@@ -26,6 +31,8 @@ def command(file: Path) -> None:
     """What a file holds: a run's folder, a checkpoint, or the results of any command."""
     if is_results(file):
         rows = describe_grid(file)
+    elif is_goldstein(file):
+        rows = describe_goldstein(file)
     elif file.is_file() and (h5py.is_hdf5(file) or file.suffix in (".h5", ".hdf5")):
         rows = _DESCRIBED.get(schema_of(file) or "", describe)(file)
     else:

@@ -28,6 +28,7 @@ _COMMANDS = {
     "evaluate": "accuracy of a checkpoint: all, groups, classes",
     "spectrum": "measure the Hessian of a checkpoint: whole, class by class, layer by layer",
     "saddle": "the verdicts of a spectrum file as a table",
+    "surface": "the loss along lines and planes through a checkpoint, class by class",
     "plot": "draw a results file",
     "features": "write down what the last layer of a checkpoint sees of every image",
     "calibrate": "second stages on features: TailCalibX, cRT, LWS, τ-norm, NCM, MODALS",

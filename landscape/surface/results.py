@@ -1,4 +1,4 @@
-"""What a walk through the loss landscape returns: losses and accuracies on a line or a plane, part by part (no torch)."""
+"""What a walk through the loss landscape returns: losses and accuracies on a line or a plane, by part (no torch)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ class Surface(Record):
 
     kind: str  # random | eigen | checkpoints | trajectory: where the directions come from
     x: Array  # (nx,) a₁, ascending, in units of d₁
-    y: Array | None  # (ny,) a₂, ascending, in units of d₂; None for a line
     parts: tuple[str, ...]  # (P,) "all", "group/tail", "class/3"
     labels: tuple[str, ...]  # (P,) what a figure calls them
     num_samples: Array  # (P,)
@@ -31,6 +30,7 @@ class Surface(Record):
     norms: Array  # (D,) ‖d_k‖₂, D = 1 or 2
     cosine: float  # of the angle between d₁ and d₂; NaN for a line
     axis_labels: tuple[str, ...]  # (D,) for example "filter-normalised random direction 1", "v_min of truck"
+    y: Array | None = None  # (ny,) a₂, ascending, in units of d₂; None for a line
     curvatures: Array | None = None  # (P, D) d_kᵀ H_p d_k / ‖d_k‖² at θ where it is known, NaN where not
     marks: Array | None = None  # (T, D) known points in these coordinates, in order: checkpoints of a training
     mark_labels: tuple[str, ...] | None = None  # (T,) for example "epoch 10"

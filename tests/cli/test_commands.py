@@ -31,7 +31,9 @@ from landscape.training import evaluate, evaluate_with_flips, load_checkpoint, r
 
 MEASURE = ("--pairs", 1, "--tol", 0.05, "--max-matvecs", 12, "--probes", 2, "--max-probes", 2, "--steps", 6)
 TRAIN = ("--data", "digits", "--imbalance", "exp:10", "--model", "mlp", "--lr", 0.05, "--batch-size", 64)
-COMMANDS = ["demo", "train", "evaluate", "spectrum", "saddle", "plot", "features", "calibrate", "anomaly", "info"]
+COMMANDS = [
+    "demo", "train", "evaluate", "spectrum", "saddle", "surface", "plot", "features", "calibrate", "anomaly", "info",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
