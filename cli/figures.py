@@ -24,6 +24,7 @@ from landscape.errors import LandscapeError
 from landscape.plotting import Look
 from landscape.plotting.style import Column, Venue
 
+from .surface import SurfaceBar
 from .progress import StudyBar, TrainingBar, WorkBar, console, several
 
 _DEFAULT_WORK = Path("figures-work")
@@ -38,6 +39,10 @@ class _Bars:
 
     def study(self, title: str) -> StudyBar:
         return StudyBar(f"[bold]{escape(title)}[/]: ")
+
+    def surface(self, title: str) -> SurfaceBar:
+        console.print(f"[bold]{escape(title)}[/]")
+        return SurfaceBar()
 
     @contextlib.contextmanager
     def work(self, title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:

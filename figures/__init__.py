@@ -13,7 +13,7 @@ from pathlib import Path
 from landscape.errors import LandscapeError, did_you_mean
 from landscape_figures.figure import Figure
 
-NAMES = ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "I1", "E1", "E2", "T1", "H1", "H2", "H3", "H4")
+NAMES = ("S1", "S2", "S3", "S4", "S7", "I1", "E1", "E2", "T1", "H1", "H2", "H3")
 
 
 def load_figure(name: str) -> Figure:

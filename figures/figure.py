@@ -11,10 +11,12 @@ from typing import Any
 from landscape.plotting import Drawing
 from landscape.store import SpectrumFile
 from landscape.store.calibration_file import CalibrationFile
+from landscape.store.history import read_history
+from landscape.store.surface_file import SurfaceFile
+from landscape.surface.results import Surface
 from landscape.training.checkpoint import CheckpointInfo, read_info
-from landscape.training.loop import read_history
 from landscape_figures.scales import Scale
-from landscape_figures.steps import Calibration, Spectra, Step, Training
+from landscape_figures.steps import Calibration, Spectra, Step, Training, Walk
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,14 @@ class Needs:
 
     runs: Mapping[str, Training] = field(default_factory=dict)
     spectra: Mapping[str, Spectra] = field(default_factory=dict)
+    surfaces: Mapping[str, Walk] = field(default_factory=dict)
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
 
     @property
     def steps(self) -> list[Step]:
         """All of them."""
-        return [*self.runs.values(), *self.spectra.values(), *self.calibrations.values()]
+        every = (self.runs, self.spectra, self.surfaces, self.calibrations)
+        return [step for needed in every for step in needed.values()]  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Results:
 
     runs: dict[str, FinishedRun]
     spectra: dict[str, SpectrumFile]
+    surfaces: dict[str, Surface]
     calibrations: dict[str, CalibrationFile]
 
     @classmethod
@@ -67,6 +72,7 @@ class Results:
         return cls(
             runs={name: FinishedRun(places[step.key]) for name, step in needs.runs.items()},
             spectra={name: SpectrumFile.open(places[step.key]) for name, step in needs.spectra.items()},
+            surfaces={name: SurfaceFile.open(places[step.key]).surface for name, step in needs.surfaces.items()},
             calibrations={name: CalibrationFile.open(places[step.key]) for name, step in needs.calibrations.items()},
         )
 

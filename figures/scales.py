@@ -10,9 +10,10 @@ from typing import Any, Literal, get_args
 from landscape.curvature import MeasureSettings
 from landscape.errors import LandscapeError, did_you_mean
 from landscape.study import StudyPlan
+from landscape.study.surface import SurfacePlan
 from landscape.training.library import read_recipe
 from landscape.training.recipe import Recipe, set_value
-from landscape_figures.steps import Spectra, Training
+from landscape_figures.steps import Spectra, Training, Walk
 
 ScaleName = Literal["smoke", "paper"]
 
@@ -77,6 +78,15 @@ class Scale:
         plan = StudyPlan(whole=True, per_layer=True, max_samples=self.samples, settings=self.density)
         epochs = self.sweep_epochs(training)
         return Spectra(training, plan, epochs=(epochs[0], epochs[len(epochs) // 2], epochs[-1]))
+
+    def relief(self, training: Training) -> Walk:
+        """Losses of head and tail in a plane of two filter-normalised random directions."""
+        plan = SurfacePlan(points=(self.points,), per_group=True, max_samples=self.samples)
+        return Walk(training, plan)
+
+    def saddle(self, training: Training, of: str) -> Walk:
+        """The loss of one class in the plane of its own v_min and v_max."""
+        return Walk(training, SurfacePlan(along="eigen", points=(self.points,), max_samples=self.samples), of=of)
 
     def sweep_epochs(self, training: Training) -> tuple[int, ...]:
         """Checkpoints of a run, evenly over its length."""

@@ -22,6 +22,8 @@ import numpy as np
 
 from landscape.store.features_file import SPLITS, FeaturesFile
 from landscape.study import StudyPlan, StudyProgress, Sweep, open_subject, open_sweep, run_study
+from landscape.study.surface import SurfacePlan, SurfaceProgress, run_surface
+from landscape.training.checkpoint import read_info
 from landscape.training.loop import TrainingProgress, is_started, train
 from landscape.training.recipe import _NOT_THE_METHOD, Recipe, resolve_device
 from landscape.twostage import Method, SecondStage, find_feature_layer, two_stage_settings
@@ -33,6 +35,7 @@ class Reporter(Protocol):
 
     def training(self, title: str) -> AbstractContextManager[TrainingProgress | None]: ...
     def study(self, title: str) -> AbstractContextManager[StudyProgress | None]: ...
+    def surface(self, title: str) -> AbstractContextManager[SurfaceProgress | None]: ...
     def work(self, title: str, total: int, unit: str) -> AbstractContextManager[Callable[[int], None]]: ...
 
 
@@ -43,6 +46,9 @@ class Silent:
         return nullcontext()
 
     def study(self, title: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def surface(self, title: str) -> AbstractContextManager[None]:
         return nullcontext()
 
     def work(self, title: str, total: int, unit: str) -> AbstractContextManager[Callable[[int], None]]:
@@ -229,6 +235,50 @@ class Spectra(Step):
         plan = replace(self.plan, classes=classes, device=bench.device)
         with bench.reporter.study(f"measure {self.training.title}") as progress:
             run_study(subject, plan, path, command=bench.command, progress=progress)
+
+
+# ---------------------------------------------------------------------- surfaces
+
+
+@dataclass(frozen=True)
+class Walk(Step):
+    """The losses in a plane through a training's last checkpoint."""
+
+    shelf: ClassVar[str] = "surfaces"
+    suffix: ClassVar[str] = ".h5"
+
+    training: Training
+    plan: SurfacePlan  # the device is the bench's
+    of: str | None = None  # the class whose eigenvectors and whose loss: "head", "mid", "tail"; None as the plan says
+
+    @property
+    def name(self) -> str:
+        return f"{self.training.name}-{self.plan.along}" + (f"-{self.of}" if self.of else "")
+
+    @property
+    def does(self) -> str:
+        points = "×".join(map(str, self.plan.points * 2 if len(self.plan.points) == 1 else self.plan.points))
+        return f"walk {points} points along {self.plan.along} directions" + (f" of the {self.of}" if self.of else "")
+
+    @property
+    def content(self) -> dict[str, Any]:
+        plan = asdict(self.plan)
+        del plan["device"]
+        return {"plan": plan, "of": self.of}
+
+    @property
+    def inputs(self) -> tuple[Step, ...]:
+        return (self.training,)
+
+    def make(self, path: Path, bench: Bench) -> None:
+        run = bench.of(self.training)
+        plan = replace(self.plan, device=bench.device)
+        if self.of is not None:
+            info = read_info(run / "last.safetensors")
+            chosen = str(representatives(info.class_counts)[self.of])
+            plan = replace(plan, of=chosen, classes=chosen)
+        with bench.reporter.surface(f"walk from {self.training.title}") as progress:
+            run_surface([run], plan, path, data=self.training.images, command=bench.command, progress=progress)
 
 
 # ---------------------------------------------------------------------- second stages

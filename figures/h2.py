@@ -1,0 +1,25 @@
+"""H2: which layers are like the whole network."""
+
+from __future__ import annotations
+
+from landscape.plotting import Drawing, layer_distance
+from landscape_figures.figure import Figure, Results
+from landscape_figures.h1 import needs
+from landscape_figures.pieces import epochs_of
+
+
+def draw(results: Results) -> Drawing:
+    return layer_distance(dict(epochs_of(results.spectra["layers"])))
+
+
+FIGURE = Figure(
+    name="H2",
+    title="distance of every layer's spectrum to that of the whole network, by depth",
+    paper="Sankar et al., AAAI 2021 (layer-wise Hessian), similarity of layers",
+    shows="Wasserstein-1 distance between the spectrum of every layer and that of the whole network, both in units of "
+    "their mean |λ|, by depth, at three epochs of training with cross-entropy. The paper claims that the middle layers "
+    "are closest [S]; by which measure is not known [?].",
+    smoke="Digits and a network of seven layers, 60 images: too few layers for a middle.",
+    needs=needs,
+    draw=draw,
+)

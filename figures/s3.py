@@ -1,0 +1,42 @@
+"""S3: the tail class with and without SAM."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from landscape.curvature.results import PartSpectrum
+from landscape.plotting import Drawing
+from landscape.plotting.density import density_overlay
+from landscape_figures.figure import Figure, Needs, Results
+from landscape_figures.methods import train
+from landscape_figures.pieces import spectrum_of
+from landscape_figures.s2 import LOSSES
+from landscape_figures.scales import Scale
+
+OPTIMIZERS = {"SGD": "", "SAM": "+SAM"}
+
+
+def needs(scale: Scale) -> Needs:
+    methods = [loss + suffix for loss in LOSSES for suffix in OPTIMIZERS.values()]
+    return Needs(spectra={method: scale.spectra(train(scale, method)) for method in methods})
+
+
+def draw(results: Results) -> Drawing:
+    def tail(loss: str, suffix: str) -> PartSpectrum:
+        # A panel a loss: all of them show the same class.
+        return replace(spectrum_of(results.spectra[loss + suffix], "tail", loss), part=loss)
+
+    return density_overlay({name: [tail(loss, suffix) for loss in LOSSES] for name, suffix in OPTIMIZERS.items()})
+
+
+FIGURE = Figure(
+    name="S3",
+    title="spectra of the smallest class, with SGD and with SAM",
+    paper="Rangwani et al., NeurIPS 2022 (Saddle-LongTail), effect of SAM",
+    shows="Spectral density of the Hessian of the smallest class's loss after four losses, each trained by SGD and by "
+    "SAM. The paper claims that SAM shrinks |λ_min|, and λ_max, of the tail [M].",
+    smoke="Digits, a network of 14,458 parameters and smaller ρ (0.05 with CE, 0.2 with the others): no evidence about "
+    "the claim.",
+    needs=needs,
+    draw=draw,
+)
