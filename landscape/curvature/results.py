@@ -191,6 +191,17 @@ class TraceEstimate(Record):
 
 
 @dataclass(frozen=True)
+class Counts(Record):
+    """How many eigenvalues lie on one side of each of several points, deflated ones among them."""
+
+    points: Array  # (g,) the unit of an eigenvalue
+    lower: Array  # (g,) mean over probes of the lower Gauss-Radau bound of a probe's count, in eigenvalues
+    upper: Array  # (g,) of the upper one: the probes' error is not in these two
+    low: Array  # (g,) lower end of the interval that holds the probes' error too, at 1 %
+    high: Array  # (g,) upper end of it, at 1 %
+
+
+@dataclass(frozen=True)
 class SpectralDensity(Record):
     """Stochastic Lanczos quadrature, raw: what every density curve and every mass is computed from.
 
@@ -315,16 +326,45 @@ class SpectralDensity(Record):
         """
         if not threshold >= 0:
             raise LandscapeError(f"threshold = {threshold:g}: eigenvalues are counted below −threshold, give one ≥ 0")
-        bounds = [
-            mass * np.array(_radau_share(alpha[:steps], beta[:steps], -threshold))
-            for mass, alpha, beta, steps in zip(self.probe_mass, self.alpha, self.beta, self.num_steps, strict=True)
-        ]
-        total, count = np.sum(bounds, axis=0), len(bounds)
-        fewest = special.chdtriv(0.99, total[0]) / count if total[0] > 0 else 0.0
-        most = special.chdtriv(0.01, total[1]) / count if total[1] > 0 else 0.0
-        known, rest = np.sum(self.deflated < -threshold), self.dimension - self.deflated.size
-        low, value, high = (known + np.clip([fewest, total.mean() / count, most], 0, rest)) / self.dimension
-        return Interval(float(value), float(low), float(high))
+        below, _ = self.cumulative(np.array([-threshold]))
+        value = (below.lower[0] + below.upper[0]) / 2
+        return Interval(*(float(count / self.dimension) for count in (value, below.low[0], below.high[0])))
+
+    def cumulative(self, points: Array) -> tuple[Counts, Counts]:
+        """How many eigenvalues lie below each point, and how many above, enclosed as by :meth:`fraction_below`.
+
+        The rule whose one node is pinned at x gives for a probe L ≤ F(x) ≤ U; the mass above x is then between
+        ‖u‖² − U and ‖u‖² − L. Each side has an interval of its own: that of the few eigenvalues above a large x would
+        drown in the probes' error of the many below it.
+
+        Args:
+            points: (g,) of both signs, the unit of an eigenvalue.
+
+        Returns:
+            The counts below the points, and those above them.
+
+        Cost: an eigenvalue problem of the size of the tridiagonal matrix for every probe and point, about 1 ms.
+        """
+        points = np.asarray(points, dtype=np.float64)
+        shares = np.stack([
+            _radau_shares(alpha[:steps], beta[:steps], points)
+            for alpha, beta, steps in zip(self.alpha, self.beta, self.num_steps, strict=True)
+        ])  # fmt: skip
+        mass = self.probe_mass[:, None, None]
+        below = self._counts(points, mass * shares[..., 0], np.sum(self.deflated < points[:, None], axis=1))
+        above = self._counts(points, mass * shares[..., 1], np.sum(self.deflated > points[:, None], axis=1))
+        return below, above
+
+    def _counts(self, points: Array, bounds: Array, known: Array) -> Counts:
+        """From the bounds (n_v, g, 2) of the probes and the number (g,) of deflated eigenvalues."""
+        total, count = bounds.sum(axis=0), len(bounds)
+        lower, upper = total[:, 0] / count, total[:, 1] / count
+        # The quantiles of very few degrees of freedom are inaccurate, and those of none are not known to scipy.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            fewest = np.fmin(np.nan_to_num(special.chdtriv(0.99, total[:, 0]) / count), lower)
+            most = np.fmax(np.nan_to_num(special.chdtriv(0.01, total[:, 1]) / count), upper)
+        rest = self.dimension - self.deflated.size
+        return Counts(points, *(known + np.clip(value, 0, rest) for value in (lower, upper, fewest, most)))
 
     def extended(self, other: SpectralDensity) -> SpectralDensity:
         """The probes of both, those of ``other`` last; the products of both are counted.
@@ -368,12 +408,21 @@ class SpectralDensity(Record):
 _NODE_ROUNDING = 1e-7
 
 
-def _radau_share(alpha: Array, beta: Array, x: float) -> tuple[float, float]:
-    """Lower and upper bound of the measure of (−∞, x) from m rows of its Jacobi matrix and the β that follows."""
-    nodes, vectors = eigh_tridiagonal(alpha, beta[:-1], lapack_driver="stev")
+def _radau_shares(alpha: Array, beta: Array, points: Array) -> Array:
+    """Bounds of the measures of (−∞, x) and (x, ∞) from m rows of the Jacobi matrix and the β that follows.
+
+    Returns:
+        (g, 2, 2) for every x: lower and upper bound in rows, below and above in columns. Each is a sum of weights: as
+        one minus the other side, that of a few eigenvalues would have no digit left.
+    """
+    gauss = eigh_tridiagonal(alpha, beta[:-1], lapack_driver="stev")
+    return np.array([_radau_share(alpha, beta, *gauss, float(x)) for x in points])
+
+
+def _radau_share(alpha: Array, beta: Array, nodes: Array, vectors: Array, x: float) -> list[list[float]]:
     scale = float(np.abs(nodes).max())
     margin = _NODE_ROUNDING * scale
-    below = int(np.sum(nodes < x))
+    below, above = int(np.sum(nodes < x)), int(np.sum(nodes > x))
     if beta[-1] > 0:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             shift = np.nansum((beta[-1] * vectors[-1]) ** 2 / (nodes - x))
@@ -381,11 +430,12 @@ def _radau_share(alpha: Array, beta: Array, x: float) -> tuple[float, float]:
         pinned = x + float(np.clip(np.nan_to_num(shift, nan=limit), -limit, limit))
         nodes, vectors = eigh_tridiagonal(np.append(alpha, pinned), beta, lapack_driver="stev")
     weights, order = vectors[0] ** 2, np.arange(nodes.size)
-    # By interlacing, as many nodes lie below x as Ritz values of T do; the next one is x itself.
+    # By interlacing, as many nodes lie below x, and above it, as Ritz values of T do; the one between is x itself.
     pinned_node = (order == below) & (beta[-1] > 0)
-    lower = weights[(order < below) & (nodes < x - margin)].sum()
-    upper = weights[(order < below) | pinned_node | (nodes < x + margin)].sum()
-    return float(lower), float(upper)
+    sides = ((order < below, x - nodes), (order >= nodes.size - above, nodes - x))
+    lower = [float(weights[beyond & (distance > margin)].sum()) for beyond, distance in sides]
+    upper = [float(weights[beyond | pinned_node | (distance > -margin)].sum()) for beyond, distance in sides]
+    return [lower, upper]
 
 
 @dataclass(frozen=True)

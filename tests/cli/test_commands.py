@@ -352,7 +352,7 @@ def test_a_sweep_from_the_shell_and_the_epoch_that_came_later(call: Call, epochs
         assert "is a sweep" not in chosen.out
     with h5py.File(tmp_path / "classes.png.h5") as arrays:
         smallest = SpectrumFile.open(sweep).read_part("epoch/1/class/9").saddle.lambda_min
-        assert arrays["lambda_min"][0, 1] == smallest
+        assert arrays["arrays/lambda_min"][0, 1] == smallest
     refused = call("plot", sweep, "--epoch", 8, "-o", tmp_path / "g.png")
     assert (refused.code, "has no epoch 8" in refused.err) == (1, True)
 

@@ -17,7 +17,7 @@ from landscape.curvature import (
 )
 from landscape.curvature.density import density_of_run, rademacher_probe
 from landscape.curvature.lanczos import search
-from landscape.curvature.results import _radau_share
+from landscape.curvature.results import _radau_shares
 from landscape.errors import LandscapeError
 
 
@@ -289,7 +289,7 @@ def test_the_run_of_a_search_is_a_density_of_its_own() -> None:
 def bounds_of(density: SpectralDensity, threshold: float) -> tuple[float, float]:
     """L and U of a density's single probe, in eigenvalues: the interval without its probe error."""
     steps = density.num_steps[0]
-    low, high = _radau_share(density.alpha[0, :steps], density.beta[0, :steps], -threshold)
+    low, high = _radau_shares(density.alpha[0, :steps], density.beta[0, :steps], np.array([-threshold]))[0, :, 0]
     return float(density.probe_mass[0] * low), float(density.probe_mass[0] * high)
 
 
@@ -360,6 +360,59 @@ def test_a_convex_problem_has_nothing_below() -> None:
     assert spectral_density(op, num_probes=2, num_steps=20).fraction_below(0.5).high < 0.01
     zero = spectral_density(SymmetricOperator.from_matrix(torch.zeros(30, 30)), num_probes=2)
     assert zero.fraction_below(0.0) == Interval(0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("steps", [2, 8, 30])
+def test_counts_enclose_the_measure_on_both_sides_of_every_point(name: str, steps: int) -> None:
+    """Averaged over probes, at points of both signs, on eigenvalues and on Ritz values."""
+    truth = SPECTRA[name]
+    matrix = with_spectrum(truth)
+    op = SymmetricOperator.from_matrix(matrix)
+    density = spectral_density(op, num_probes=3, num_steps=steps, seed=4)
+    values, vectors = torch.linalg.eigh(matrix)
+    probes = torch.stack([rademacher_probe(op, 4, probe) for probe in range(3)], dim=1)
+    shares, values = (vectors.T @ probes).square().mean(dim=1).numpy(), values.numpy()
+    scale, nodes = float(np.abs(truth).max()), density.nodes[np.isfinite(density.nodes)]
+    grid = np.geomspace(1e-6, 2 * scale + 1e-9, 12)
+    points = np.unique(np.r_[-grid, 0.0, grid, truth[:5], truth[-5:], nodes[:6]])
+    below, above = density.cumulative(points)
+    rounding = 1e-7 * scale
+    for number, x in enumerate(points):
+        for counts, sure, possible in (
+            (below, values < x - rounding, values < x + rounding),
+            (above, values > x + rounding, values > x - rounding),
+        ):
+            assert counts.lower[number] <= shares[possible].sum() + 1e-9
+            assert shares[sure].sum() <= counts.upper[number] + 1e-9
+            assert counts.low[number] <= counts.lower[number] + 1e-9
+            assert counts.upper[number] <= counts.high[number] + 1e-9
+    np.testing.assert_array_equal(below.points, points)
+
+
+def test_the_interval_of_counts_holds_the_number_of_eigenvalues() -> None:
+    """At 1 % a side and a point, over points and seeds; what was deflated is counted one by one."""
+    truth = np.sort(np.concatenate([-np.geomspace(1e-3, 5, 40), np.geomspace(1e-3, 50, 160)]))
+    matrix = with_spectrum(truth)
+    points = np.r_[-np.geomspace(4e-3, 6, 4), np.geomspace(4e-3, 60, 4)]
+    exact = np.stack([(truth < points[:, None]).sum(axis=1), (truth > points[:, None]).sum(axis=1)])
+    held = []
+    for seed in range(12):
+        density = spectral_density(
+            SymmetricOperator.from_matrix(matrix),
+            num_probes=4, num_steps=40, seed=seed, deflate=exact_pairs(matrix, 3, 5),
+        )  # fmt: skip
+        sides = density.cumulative(points)
+        held += [
+            (side.low <= true + 1e-9) & (true <= side.high + 1e-9) for side, true in zip(sides, exact, strict=True)
+        ]
+        assert [sides[0].low[3], sides[1].low[7]] == [0, 0]
+        assert max(sides[0].high[3], sides[1].high[7]) < 0.1  # beyond the ends of the spectrum
+        assert sides[0].low[2] >= 3
+        assert sides[1].low[6] >= 5
+    assert np.mean(held) > 0.97
+    fraction = density.fraction_below(-float(points[1]))
+    assert (fraction.low * 200, fraction.high * 200) == pytest.approx((sides[0].low[1], sides[0].high[1]))
 
 
 def test_a_negative_threshold_is_refused() -> None:
