@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -128,7 +129,7 @@ def _class_sizes(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
 def _runs(each: Sequence[str]) -> list[tuple[str, int, int]]:
     """(group, first, behind the last) of each run of neighbouring classes of one group."""
     edges = [0, *(place for place in range(1, len(each)) if each[place] != each[place - 1]), len(each)]
-    return [(each[first], first, last) for first, last in zip(edges, edges[1:], strict=False)]
+    return [(each[first], first, last) for first, last in itertools.pairwise(edges)]
 
 
 def _draw_bars(axes: Axes, counts: Array, colors: Sequence[Color], rotated: bool, spacing: float) -> None:
@@ -138,7 +139,10 @@ def _draw_bars(axes: Axes, counts: Array, colors: Sequence[Color], rotated: bool
     widest = max(text_width(str(count), size) for count in counts.tolist())
     if rotated or widest < 0.98 * spacing:
         axes.bar_label(bars, [str(count) for count in counts.tolist()], padding=1.5, fontsize=size)
-        axes.margins(**{"x" if rotated else "y": 0.14 if rotated else 0.1})
+        if rotated:
+            axes.margins(x=0.14)
+        else:
+            axes.margins(y=0.1)
     slots = max(len(counts), 4)
     ends = (len(counts) - 1 - slots) / 2, (len(counts) - 1 + slots) / 2
     (axes.set_ylim if rotated else axes.set_xlim)(*ends)
@@ -208,7 +212,7 @@ def accuracy_bars(
         raise LandscapeError(f"methods must have accuracies of the same classes, got {sizes or 'no method'}")
     for method, table in tables.items():
         known = table[np.isfinite(table)]
-        if known.size and not (0 <= known.min() and known.max() <= 1):
+        if known.size and (known.min() < 0 or known.max() > 1):
             raise LandscapeError(
                 f"accuracies of '{method}' run from {known.min():g} to {known.max():g}: expected shares in [0, 1]"
             )

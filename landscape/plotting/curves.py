@@ -42,8 +42,8 @@ MAX_CURVES = 10
 """Parts whose curves are told apart in one panel."""
 
 _FEW = 30  # epochs up to which each has a marker and an error bar of its own
-_LINKED = {"markersize": 3.0, "linewidth": 1.0, "markeredgewidth": 0.7}
-_SWITCH = {"color": "0.35", "linewidth": 0.8, "linestyle": (0, (4, 2)), "zorder": 1.5}
+_LINKED: dict[str, Any] = {"markersize": 3.0, "linewidth": 1.0, "markeredgewidth": 0.7}
+_SWITCH: dict[str, Any] = {"color": "0.35", "linewidth": 0.8, "linestyle": (0, (4, 2)), "zorder": 1.5}
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ def sweep_curves(
         LandscapeError: no such quantity or part, or only one epoch everywhere.
     """
     read = {name: named_quantity(name).read for name in quantities}
-    labels = {spectrum.part: spectrum.label for sweep in sweeps.values() for held in sweep.values() for spectrum in held}
+    labels = {
+        spectrum.part: spectrum.label for sweep in sweeps.values() for held in sweep.values() for spectrum in held
+    }
     chosen = list(parts) if parts is not None else [part for part in labels if "layer/" not in part]
     for part in chosen:
         if part not in labels:
@@ -302,9 +304,7 @@ def _legend(
     return handles, names
 
 
-def _draw_curve(
-    axes: Axes, own: Mapping[str, Array], certified: NDArray[Any] | None, look: Mapping[str, Any]
-) -> None:
+def _draw_curve(axes: Axes, own: Mapping[str, Array], certified: NDArray[Any] | None, look: Mapping[str, Any]) -> None:
     epochs, values = own["epochs"], own["values"]
     known = np.isfinite(own["low"]) & np.isfinite(own["high"])
     if len(epochs) > _FEW:

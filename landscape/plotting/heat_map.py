@@ -27,7 +27,7 @@ from landscape.plotting.style import literal, shorten, text_width
 Array = NDArray[np.float64]
 
 _HATCH = "//////"
-_NOTHING = {"facecolor": "0.94", "edgecolor": "0.75", "hatch": _HATCH, "linewidth": 0.0}
+_NOTHING: dict[str, Any] = {"facecolor": "0.94", "edgecolor": "0.75", "hatch": _HATCH, "linewidth": 0.0}
 _LEAST_LETTERS = 5.0  # points; where a cell is lower than that, every second, third, … has its name
 _CERTIFIED, _NO_VALUE = "certified negative eigenvalue", "no value"
 
@@ -146,20 +146,22 @@ def _heat_map(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     layers = [shorten(str(layer), column_size, 1.2) for layer in arrays["layers"]]
     below = max(text_width(layer, column_size) for layer in layers) + 0.25
 
-    entries = {}
+    entries: dict[str, Line2D | Patch] = {}
     if certified.any():
         entries[_CERTIFIED] = Line2D([], [], linestyle="none", marker="o", markersize=2.6, color="black")
     if np.isnan(values).any():
-        entries[_NO_VALUE] = Patch(**_NOTHING)  # type: ignore[arg-type]
+        entries[_NO_VALUE] = Patch(**_NOTHING)
     height = max(sizes[0] * down, 1.0)
     figure = new_figure(height + below + 0.1 + legend_height(list(entries)), w_pad=0.03, h_pad=0.03)
     axes = figure.subplots()
-    axes.patch.set(**_NOTHING)  # type: ignore[arg-type]
+    axes.patch.set(**_NOTHING)
     norm, colors = _norm(values, settings)
     edges = {"edgecolor": "white", "linewidth": 0.4} if min(across, down) > 0.07 else {"edgecolor": "face"}
     mesh = axes.pcolormesh(np.ma.masked_invalid(values), norm=norm, cmap=colors, **edges)
     columns, rows = np.nonzero(certified.T)
-    lightness = np.array([_lightness(colors(norm(values[row, column]))) for row, column in zip(rows, columns)])
+    lightness = np.array(
+        [_lightness(colors(norm(values[row, column]))) for row, column in zip(rows, columns, strict=True)]
+    )
     for color, chosen in (("white", lightness < 0.5), ("black", lightness >= 0.5)):
         if chosen.any():
             axes.plot(columns[chosen] + 0.5, rows[chosen] + 0.5, linestyle="none", marker="o", color=color,

@@ -34,7 +34,7 @@ def scale_of(scale: Scale, values: Array, floor: float = 0.0) -> dict[str, Any]:
 
 
 def asinh_ticks(low: float, high: float, linear_width: float, length: float, apart: float) -> list[float]:
-    """0 and those ±10^k, from the ends inwards, whose labels have room; ±2 and ±5·10^k too where that makes under three.
+    """0 and those ±10^k, from the ends inwards, whose labels have room; ±2 and ±5·10^k too if under three.
 
     Args:
         low: lower end of the axis.

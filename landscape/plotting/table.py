@@ -1,0 +1,247 @@
+"""Results as a table, drawn to the width of a page or written for a paper."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import matplotlib
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from landscape.errors import LandscapeError
+from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
+from landscape.plotting.frames import bare
+from landscape.plotting.style import literal, shorten, text_width
+
+if TYPE_CHECKING:
+    import pandas
+
+Best = Literal["max", "min", "none"]
+Array = NDArray[np.float64]
+
+_LINE = 1.7  # from one line to the next, in units of the letter size
+_GAP, _NARROW_GAP = 0.14, 0.09  # inches between two columns, at least; where they are too many
+_HEAVY, _LIGHT = 0.9, 0.5  # points: rules at the ends, and within
+_SMALLEST = 5.0  # points
+_LEAST_NAME = 0.18  # of the width that the names of the rows keep when they are shortened
+_ABSENT = "–"
+_LATEX = {
+    "–": "--",
+    **{sign: f"${command}$" for sign, command in {
+        "−": "-", "±": r"\pm", "‖": r"\|", "∇": r"\nabla ", "∞": r"\infty ", "×": r"\times ",
+        "γ": r"\gamma", "η": r"\eta", "θ": r"\theta", "κ": r"\kappa", "λ": r"\lambda", "ν": r"\nu", "ρ": r"\rho",
+        "σ": r"\sigma", "τ": r"\tau",
+    }.items()},
+}  # fmt: skip
+
+
+def result_table(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: ArrayLike,
+    errors: ArrayLike | None = None,
+    *,
+    best: Best | Sequence[Best] = "max",
+    digits: int | Sequence[int] = 1,
+    spans: Sequence[tuple[str, int]] | None = None,
+    corner: str = "",
+) -> Drawing:
+    """A table of numbers with the best of every column in bold.
+
+    Numbers that are printed alike are equally good. A missing one (NaN) is a dash.
+
+    Args:
+        rows: what is compared, for example methods.
+        columns: heads of the columns, with their units.
+        values: ``(r, c)``.
+        errors: likewise, printed as ``value ± error``; NaN for none.
+        best: what is best, of all columns or column by column; ``none`` prints nothing in bold.
+        digits: behind the point, of all columns or column by column.
+        spans: heads over several columns, (words, number of columns), from the left; together as many as ``columns``.
+        corner: the head over the rows.
+
+    Returns:
+        The drawing; its arrays are ``rows`` (r,), ``columns`` (c,), ``values`` (r, c) and ``errors`` (r, c), NaN where
+        there is none.
+
+    Raises:
+        LandscapeError: shapes, spans or settings that do not fit ``rows`` and ``columns``.
+    """
+    shape = (len(rows), len(columns))
+    table = np.asarray(values, dtype=np.float64)
+    spread = np.full(shape, np.nan) if errors is None else np.asarray(errors, dtype=np.float64)
+    if 0 in shape or table.shape != shape or spread.shape != shape:
+        raise LandscapeError(
+            f"a table of {shape[0]} rows and {shape[1]} columns needs as many values and errors, got {table.shape} and "
+            f"{spread.shape}"
+        )
+    bests = [best] * shape[1] if isinstance(best, str) else list(best)
+    places = [digits] * shape[1] if isinstance(digits, int) else list(digits)
+    if len(bests) != shape[1] or len(places) != shape[1] or not set(bests) <= {"max", "min", "none"}:
+        raise LandscapeError(f"{shape[1]} columns need a 'best' (max, min or none) and digits each, or one for all")
+    if spans is not None and sum(number for _, number in spans) != shape[1]:
+        raise LandscapeError(f"heads over {sum(n for _, n in spans)} columns do not fit a table of {shape[1]} columns")
+    arrays: dict[str, NDArray[Any]] = {
+        "rows": np.array(list(rows)),
+        "columns": np.array(list(columns)),
+        "values": table,
+        "errors": spread,
+    }
+    settings = {"best": bests, "digits": places, "spans": spans or [], "corner": corner}
+    return Drawing("table", arrays, settings)
+
+
+def table_text(drawing: Drawing, form: Literal["markdown", "latex"]) -> str:
+    """The same table as text: for a README, or for a paper whose preamble loads ``booktabs`` and ``multirow``.
+
+    Raises:
+        LandscapeError: the drawing is no table, or there is no such form.
+    """
+    if drawing.kind != "table":
+        raise LandscapeError(f"a drawing of kind '{drawing.kind}' is no table")
+    if form not in ("markdown", "latex"):
+        raise LandscapeError(f"a table is written as markdown or latex, not as '{form}'")
+    cells, bold = _cells(drawing.arrays, drawing.settings)
+    if form == "markdown":
+        return _markdown(drawing, cells, bold)
+    return _latex(_frame(drawing, cells), bold, drawing.settings["corner"])
+
+
+def _cells(arrays: Arrays, settings: Mapping[str, Any]) -> tuple[list[list[str]], NDArray[np.bool_]]:
+    """The words of every cell, and which of them are the best of their column."""
+    values, errors = arrays["values"], arrays["errors"]
+    words = [[_ABSENT] * values.shape[1] for _ in range(len(values))]
+    bold = np.zeros(values.shape, dtype=bool)
+    for column, (best, digits) in enumerate(zip(settings["best"], settings["digits"], strict=True)):
+        printed = np.round(values[:, column], digits)
+        for row, (value, error) in enumerate(zip(values[:, column], errors[:, column], strict=True)):
+            if math.isfinite(value):
+                spread = f" ± {error:.{digits}f}" if math.isfinite(error) else ""
+                words[row][column] = f"{value:.{digits}f}{spread}".replace("-", "−")
+        if best != "none" and np.isfinite(printed).any():
+            bold[:, column] = printed == (np.nanmax(printed) if best == "max" else np.nanmin(printed))
+    return words, bold
+
+
+def _heads(arrays: Arrays, settings: Mapping[str, Any]) -> list[str]:
+    """Heads of the columns, each with that of its span, for a table of one line of heads."""
+    above = [words for words, number in settings["spans"] for _ in range(number)]
+    columns = arrays["columns"].tolist()
+    return [f"{span} {column}".strip() for span, column in zip(above, columns, strict=True)] if above else columns
+
+
+def _markdown(drawing: Drawing, cells: list[list[str]], bold: NDArray[np.bool_]) -> str:
+    def line(words: Sequence[str]) -> str:
+        return "| " + " | ".join(word.replace("|", "\\|") for word in words) + " |"
+
+    lines = [line([drawing.settings["corner"], *_heads(drawing.arrays, drawing.settings)])]
+    lines.append("|---|" + "---:|" * len(cells[0]))
+    for name, words, marks in zip(drawing.arrays["rows"].tolist(), cells, bold, strict=True):
+        lines.append(line([name, *(f"**{word}**" if mark else word for word, mark in zip(words, marks, strict=True))]))
+    return "\n".join(lines) + "\n"
+
+
+def _frame(drawing: Drawing, cells: list[list[str]]) -> pandas.DataFrame:
+    import pandas
+
+    columns = drawing.arrays["columns"].tolist()
+    above = [words for words, number in drawing.settings["spans"] for _ in range(number)]
+    heads: Any = pandas.MultiIndex.from_arrays([above, columns]) if above else columns
+    return pandas.DataFrame(cells, index=drawing.arrays["rows"].tolist(), columns=heads)
+
+
+def _latex(frame: pandas.DataFrame, bold: NDArray[np.bool_], corner: str) -> str:
+    frame.columns.names = [*[None] * (frame.columns.nlevels - 1), corner or None]
+    # By number, since rows may well be called alike.
+    marks = np.where(bold, "textbf:--rwrap;", "")
+    styled = frame.style.format(_symbols).apply(lambda _: marks, axis=None)
+    styled = styled.format_index(_symbols, escape="latex", axis=0)
+    styled = styled.format_index(_symbols, escape="latex-math", axis=1)  # their $_{…}$ are formulas in the figure too
+    return str(styled.to_latex(hrules=True, multicol_align="c", column_format="l" + "r" * frame.shape[1]))
+
+
+def _symbols(words: str) -> str:
+    """In the letters that every LaTeX has."""
+    for symbol, command in _LATEX.items():
+        words = words.replace(symbol, command)
+    return words.replace("$$", "")
+
+
+# ---------------------------------------------------------------------- drawing
+
+
+@renders("table")
+def _table(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
+    width = matplotlib.rcParams["figure.figsize"][0]
+    cells, bold = _cells(arrays, settings)
+    heads, names, spans = arrays["columns"].tolist(), arrays["rows"].tolist(), settings["spans"]
+    size = matplotlib.rcParams["font.size"]
+    words = (cells, heads, names, spans, settings["corner"])
+    gap, widths = _GAP, _widths(*words, size, _GAP)
+    if sum(widths) > width:
+        # Letters shrink with everything that is as wide as they are, the gaps do not.
+        gap, gaps = _NARROW_GAP, _NARROW_GAP * len(heads)
+        natural = sum(_widths(*words, size, gap)) - gaps
+        size = min(size, max(_SMALLEST, size * (width - gaps) / natural))
+        widths = _widths(*words, size, gap)
+    first = min(widths[0], max(width - sum(widths[1:]), _LEAST_NAME * width))
+    if first + sum(widths[1:]) > width + 1e-6:
+        raise LandscapeError(
+            f"a table of {len(heads)} columns does not fit a page of {width:.2f} inches in letters of {_SMALLEST:g} "
+            "points: draw it wider (--column double), or as two tables"
+        )
+    room = (width - first - sum(widths[1:])) / len(heads)
+    names = [shorten(name, size, first) for name in names]
+    ends = first + np.cumsum([each + room for each in widths[1:]])  # right ends of the columns, inches
+
+    line = _LINE * size / 72
+    lines = len(names) + 1 + bool(spans)
+    figure = new_figure((lines + 0.5) * line)
+    axes = figure.subplots()
+    axes.set_xlim(0, width)
+    axes.set_ylim(lines + 0.25, -0.25)
+    axes.set_axis_off()
+    axes.plot([0, width], [0, 0], color="black", linewidth=_HEAVY, clip_on=False)
+    axes.plot([0, width], [lines - len(names)] * 2, color="black", linewidth=_LIGHT)
+    axes.plot([0, width], [lines, lines], color="black", linewidth=_HEAVY, clip_on=False)
+    at = 0
+    for words, number in spans:
+        left = float(ends[at]) - widths[at + 1] + 0.5 * gap
+        right = float(ends[at + number - 1])
+        axes.text((left + right) / 2, 0.5, literal(words), ha="center", va="center", fontsize=size)
+        axes.plot([left, right], [1, 1], color="black", linewidth=_LIGHT)
+        at += number
+    head = lines - len(names) - 0.5
+    axes.text(0, head, literal(settings["corner"]), ha="left", va="center", fontsize=size)
+    for column, words in enumerate(heads):
+        axes.text(
+            ends[column], head, words if "$_{" in words else literal(words), ha="right", va="center", fontsize=size
+        )
+    for row, name in enumerate(names):
+        below = lines - len(names) + row + 0.5
+        axes.text(0, below, literal(name), ha="left", va="center", fontsize=size)
+        for column, words in enumerate(cells[row]):
+            axes.text(ends[column], below, words, ha="right", va="center", fontsize=size,
+                      fontweight="bold" if bold[row, column] else "normal")  # fmt: skip
+    return figure
+
+
+def _widths(
+    cells: list[list[str]], heads: Sequence[str], names: Sequence[str], spans: Sequence[tuple[str, int]], corner: str,
+    size: float, gap: float,
+) -> list[float]:  # fmt: skip
+    """Least widths of all columns in inches, that of the names first; bold letters are about a tenth wider."""
+    widths = [max(text_width(words, size) for words in (*names, corner))]
+    for column, head in enumerate(heads):
+        words = [row[column] for row in cells]
+        widest = max(1.1 * max(text_width(word, size) for word in words), text_width(bare(head), size))
+        widths.append(widest + gap)
+    at = 1
+    for words, number in spans:
+        lacking = text_width(words, size) + gap - sum(widths[at : at + number])
+        for column in range(at, at + number):
+            widths[column] += max(0.0, lacking) / number
+        at += number
+    return widths
