@@ -24,8 +24,8 @@ from landscape.errors import LandscapeError
 from landscape.plotting import Look
 from landscape.plotting.style import Column, Venue
 
-from .surface import SurfaceBar
 from .progress import StudyBar, TrainingBar, WorkBar, console, several
+from .surface import SurfaceBar
 
 _DEFAULT_WORK = Path("figures-work")
 _STATES = {"there": "[green]there[/]", "begun": "[yellow]goes on[/]", "missing": "to do"}
@@ -152,9 +152,7 @@ def make_figures(
     drawn: list[Path] = []
     try:
         for figure in figures:
-            _, paths = make(
-                figure, scale, store, output, look=look, device=device, command=words, reporter=_Bars()
-            )
+            _, paths = make(figure, scale, store, output, look=look, device=device, command=words, reporter=_Bars())
             console.print(f"[bold]{figure.name}[/] {escape(', '.join(map(str, paths)))}", soft_wrap=True)
             drawn += paths
     except KeyboardInterrupt:

@@ -10,10 +10,11 @@ import importlib
 import importlib.util
 from pathlib import Path
 
-from landscape.errors import LandscapeError, did_you_mean
-from landscape_figures.figure import Figure
+from .figure import Figure
 
-NAMES = ("S1", "S2", "S3", "S4", "S7", "I1", "E1", "E2", "T1", "H1", "H2", "H3")
+from landscape.errors import LandscapeError, did_you_mean
+
+NAMES = ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "I1", "E1", "E2", "T1", "H1", "H2", "H3", "H4")
 
 
 def load_figure(name: str) -> Figure:
@@ -37,7 +38,8 @@ def load_figure(name: str) -> Figure:
 def _from_file(path: Path) -> Figure:
     if not path.is_file():
         raise LandscapeError(f"no file '{path}': a figure of your own is a Python file that declares FIGURE")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # As a module of this package, so that its imports stay as they are in the file that it is a copy of.
+    spec = importlib.util.spec_from_file_location(f"{__name__}.own_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from .figure import Figure, Needs, Results
+from .methods import train
+from .scales import Scale
+
 from landscape.plotting import Drawing, compose
 from landscape.plotting.curves import history_curves, training_curves
 from landscape.switches import switches
-from landscape_figures.figure import Figure, Needs, Results
-from landscape_figures.methods import train
-from landscape_figures.scales import Scale
 
 
 def needs(scale: Scale) -> Needs:

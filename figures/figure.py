@@ -8,6 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from .scales import Scale
+from .steps import Calibration, Spectra, Step, Training, Walk
+
 from landscape.plotting import Drawing
 from landscape.store import SpectrumFile
 from landscape.store.calibration_file import CalibrationFile
@@ -15,8 +18,6 @@ from landscape.store.history import read_history
 from landscape.store.surface_file import SurfaceFile
 from landscape.surface.results import Surface
 from landscape.training.checkpoint import CheckpointInfo, read_info
-from landscape_figures.scales import Scale
-from landscape_figures.steps import Calibration, Spectra, Step, Training, Walk
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,10 @@ class Figure:
     title: str  # what it is, in a few words
     paper: str  # that it answers to
     shows: str  # the caption: what is drawn, what the paper claims [tag]
-    smoke: str  # what the smoke scale changes and cannot show
+    smoke: str  # what the smoke scale draws it from, and what that cannot show
     needs: Callable[[Scale], Needs]
     draw: Callable[[Results], Drawing]
+
+    def caption(self, scale: Scale) -> str:
+        """What stands below the figure; at the smoke scale with what that cannot show."""
+        return self.shows if scale.name == "paper" else f"{self.shows} Smoke scale: {self.smoke}"

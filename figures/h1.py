@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from .figure import Figure, Needs, Results
+from .methods import train
+from .pieces import epochs_of
+from .scales import Scale
+
 from landscape.plotting import Drawing, layer_densities
-from landscape_figures.figure import Figure, Needs, Results
-from landscape_figures.methods import train
-from landscape_figures.pieces import epochs_of
-from landscape_figures.scales import Scale
 
 
 def needs(scale: Scale) -> Needs:

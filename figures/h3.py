@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from .figure import Figure, Results
+from .h1 import needs
+from .pieces import epochs_of
+
 from landscape.plotting import Drawing, layer_training
-from landscape_figures.figure import Figure, Results
-from landscape_figures.h1 import needs
-from landscape_figures.pieces import epochs_of
 
 
 def draw(results: Results) -> Drawing:

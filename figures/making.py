@@ -9,14 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from .figure import Figure, Results
+from .scales import Scale
+from .steps import Bench, Reporter, Silent, Step, in_order
+
+from landscape.atomic import atomic_replacement
 from landscape.errors import LandscapeError
 from landscape.lock import writing
 from landscape.plotting import Drawing, Look, save_figure, write_drawing
 from landscape.plotting.drawing import DRAWING_SCHEMA
+from landscape.plotting.style import OUR_PAGES
+from landscape.plotting.table import table_text
 from landscape.store import schema_of
-from landscape_figures.figure import Figure, Results
-from landscape_figures.scales import Scale
-from landscape_figures.steps import Bench, Reporter, Silent, Step, in_order
+
+_TABLES: dict[str, Literal["markdown", "latex"]] = {".md": "markdown", ".tex": "latex"}
 
 State = Literal["there", "begun", "missing"]
 
@@ -86,21 +92,21 @@ def make(
     work: Work,
     output: Path,
     *,
-    look: Look = Look(),
+    look: Look = OUR_PAGES,
     device: str = "auto",
     command: str = "",
     reporter: Reporter | None = None,
 ) -> tuple[Drawing, list[Path]]:
-    """Compute what a figure lacks, draw it, and write ``NAME.pdf``, ``NAME.png`` and ``NAME.h5``.
+    """Compute what a figure lacks, draw it, and write ``NAME.pdf``, ``NAME.png`` and ``NAME.h5``; tables as text too.
 
-    The last holds every array and word drawn, the recipes of all steps and their keys: ``landscape plot NAME.h5`` draws
-    it again.
+    ``NAME.h5`` holds every array and word drawn, the recipes of all steps and their keys: ``landscape plot NAME.h5``
+    draws it again.
 
     Args:
         figure: what.
         scale: how large.
         work: where steps are kept.
-        output: folder of the three files.
+        output: folder of these files.
         look: page that it is drawn for; changing it computes nothing.
         device, command, reporter: see :func:`compute`.
 
@@ -115,7 +121,17 @@ def make(
     places = compute(needs.steps, work, device=device, command=command, reporter=reporter)
     drawing = figure.draw(Results.of(needs, places)).looking(look)
     paths = [save_figure(drawing.figure, output / f"{figure.name}{suffix}") for suffix in (".pdf", ".png")]
-    origin = {"figure": figure.name, "scale": scale.name, "command": command, "recipe": recipe_text(figure, scale)}
+    origin = {
+        "figure": figure.name,
+        "scale": scale.name,
+        "caption": figure.caption(scale),
+        "command": command,
+        "recipe": recipe_text(figure, scale),
+    }
+    for suffix, form in _TABLES.items() if drawing.kind == "table" else ():
+        with atomic_replacement(output / f"{figure.name}{suffix}") as path:
+            path.write_text(table_text(drawing, form), encoding="utf-8")
+        paths.append(output / f"{figure.name}{suffix}")
     return drawing, [*paths, write_drawing(drawing, output / f"{figure.name}.h5", origin=origin)]
 
 
@@ -127,8 +143,7 @@ def check_outputs(figure: Figure, output: Path) -> None:
     """
     target = output / f"{figure.name}.h5"
     if schema_of(target) not in (None, DRAWING_SCHEMA):
-        raise LandscapeError(f"'{target}' holds results, the arrays of figure {figure.name} would replace it: "
-                             "give another -o")  # fmt: skip
+        raise LandscapeError(f"'{target}' holds results, the figure's arrays would replace it: give another -o")
 
 
 def recipe_text(figure: Figure, scale: Scale) -> str:

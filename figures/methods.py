@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from landscape_figures.scales import Scale
-from landscape_figures.steps import Training
+from .scales import Scale
+from .steps import Training
 
 # Title → the recipe that ships, and what the smoke scale lays over it: digits of 8×8 pixels and a network of 14,458
 # parameters stand smaller perturbations, and a class is in the tail with fewer than 40 of its at most 122 images.
@@ -19,6 +19,13 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
     "CE+SAM": ("cifar10-lt/ce-sam", {}, {"optimizer.rho": 0.05}),
     "CE+DRW": ("cifar10-lt/ce-drw", {}, {}),
     "CE+DRW+SAM": ("cifar10-lt/ce-drw-sam", {}, {"optimizer.rho": 0.2}),
+    "CE+DRW+PGD": ("cifar10-lt/ce-drw", {"optimizer.name": "pgd", "optimizer.noise_radius": 0.05}, {}),
+    "CE+DRW+LPF-SGD": ("cifar10-lt/ce-drw", {"optimizer.name": "lpf-sgd", "optimizer.filter_noise": 0.002}, {}),
+    "CE+DRW+ASAM": (
+        "cifar10-lt/ce-drw",
+        {"optimizer.name": "asam", "optimizer.rho": 0.5, "optimizer.asam_form": "samsung"},
+        {},
+    ),
     "LDAM+DRW": ("cifar10-lt/ldam-drw", {}, {}),
     "LDAM+DRW+SAM": ("cifar10-lt/ldam-drw-sam", {}, {"optimizer.rho": 0.2}),
     "VS": ("cifar10-lt/vs", {}, {}),
@@ -47,3 +54,8 @@ def train(scale: Scale, title: str, *, seed: int = 0, **changes: Any) -> Trainin
     recipe, always, smoke = METHODS[title]
     laid = {key.replace("__", "."): value for key, value in changes.items()}
     return scale.train(title, recipe, seed=seed, changes={**always, **laid}, smoke={**smoke, **laid})
+
+
+def train_seeds(scale: Scale, title: str, **changes: Any) -> dict[str, Training]:
+    """The same training with every seed of the scale, as ``TITLE, seed N``."""
+    return {f"{title}, seed {seed}": train(scale, title, seed=seed, **changes) for seed in scale.seeds}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
+from .figure import FinishedRun
+from .steps import representatives
+from numpy.typing import NDArray
 
 from landscape.curvature.results import PartSpectrum
 from landscape.data.longtailed import class_groups
 from landscape.plotting import Drawing
 from landscape.plotting.accuracy import class_sizes
+from landscape.plotting.table import result_table
 from landscape.store import SpectrumFile, split_epoch
-from landscape_figures.figure import FinishedRun
-from landscape_figures.steps import representatives
 
 
 def spectrum_of(file: SpectrumFile, place: str, label: str | None = None) -> PartSpectrum:
@@ -48,6 +52,31 @@ def sizes_of(run: FinishedRun, *, rotated: bool = False) -> Drawing:
     groups = {name: [order.index(label) for label in members] for name, members in groups_of(run).items()}
     names = [run.info.class_names[label] for label in order]
     return class_sizes([counts[label] for label in order], names, groups, rotated=rotated)
+
+
+def seeds_of(runs: Mapping[str, FinishedRun], title: str) -> list[FinishedRun]:
+    """The runs that :func:`landscape_figures.methods.train_seeds` named."""
+    return [run for name, run in runs.items() if name.rpartition(", seed ")[0] == title]
+
+
+def shares_of(runs: Sequence[FinishedRun]) -> NDArray[np.float64]:
+    """Test accuracy after the last epoch, ``(4, seeds)``: all, head, mid and tail by index."""
+    last = [run.history[-1] for run in runs]
+    rows = [[line["accuracy"], *(line["groups"][group] for group in ("head", "mid", "tail"))] for line in last]
+    return np.array(rows, dtype=np.float64).T
+
+
+def accuracy_table(methods: Mapping[str, Sequence[FinishedRun]]) -> Drawing:
+    """Test accuracy by method: all, head, mid, tail; of several seeds the mean and one standard deviation."""
+    shares = [100 * shares_of(runs) for runs in methods.values()]
+    errors = [each.std(axis=1, ddof=1) if each.shape[1] > 1 else np.full(4, np.nan) for each in shares]
+    return result_table(
+        list(methods),
+        ["all", "head", "mid", "tail"],
+        [each.mean(axis=1) for each in shares],
+        errors,
+        spans=[("test accuracy, %", 4)],
+    )
 
 
 def accuracies_of(runs: Sequence[FinishedRun]) -> list[list[float]]:

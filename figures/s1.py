@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .figure import Figure, Needs, Results
+from .methods import train
+from .pieces import sizes_of, spectrum_of
+from .scales import Scale
+
 from landscape.plotting import Drawing, compose, density_grid
 from landscape.plotting.surface import surface_relief
 from landscape.surface.results import Surface
-from landscape_figures.figure import Figure, Needs, Results
-from landscape_figures.methods import train
-from landscape_figures.pieces import sizes_of, spectrum_of
-from landscape_figures.scales import Scale
 
 
 def needs(scale: Scale) -> Needs:

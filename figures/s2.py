@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from .figure import Figure, Needs, Results
+from .methods import train
+from .pieces import spectrum_of
+from .scales import Scale
+
 from landscape.plotting import Drawing, density_grid
-from landscape_figures.figure import Figure, Needs, Results
-from landscape_figures.methods import train
-from landscape_figures.pieces import spectrum_of
-from landscape_figures.scales import Scale
 
 LOSSES = ("CE", "CE+DRW", "LDAM+DRW", "VS")
 PLACES = ("head", "mid", "tail")

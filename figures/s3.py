@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .figure import Figure, Needs, Results
+from .methods import train
+from .pieces import spectrum_of
+from .s2 import LOSSES
+from .scales import Scale
+
 from landscape.curvature.results import PartSpectrum
 from landscape.plotting import Drawing
 from landscape.plotting.density import density_overlay
-from landscape_figures.figure import Figure, Needs, Results
-from landscape_figures.methods import train
-from landscape_figures.pieces import spectrum_of
-from landscape_figures.s2 import LOSSES
-from landscape_figures.scales import Scale
 
 OPTIMIZERS = {"SGD": "", "SAM": "+SAM"}
 

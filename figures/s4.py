@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from .figure import Figure, Needs, Results
+from .methods import train
+from .pieces import epochs_of
+from .scales import Scale
+
 from landscape.plotting import Drawing
 from landscape.plotting.curves import sweep_curves, training_curves
 from landscape.switches import switches
-from landscape_figures.figure import Figure, Needs, Results
-from landscape_figures.methods import train
-from landscape_figures.pieces import epochs_of
-from landscape_figures.scales import Scale
 
 METHODS = ("CE+DRW", "CE+DRW+SAM")
 

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+from .figure import Figure, Needs, Results
+from .methods import train_seeds
+from .pieces import accuracies_of, groups_of, seeds_of
+from .scales import Scale
+
 from landscape.plotting import Drawing
 from landscape.plotting.accuracy import accuracy_bars
-from landscape_figures.figure import Figure, Needs, Results
-from landscape_figures.methods import train
-from landscape_figures.pieces import accuracies_of, groups_of
-from landscape_figures.scales import Scale
 
 METHODS = ("CE", "CE+SAM", "CE+DRW", "CE+DRW+SAM")
 
 
 def needs(scale: Scale) -> Needs:
-    return Needs(
-        runs={f"{method} {seed}": train(scale, method, seed=seed) for method in METHODS for seed in scale.seeds}
-    )
+    return Needs(runs={name: run for method in METHODS for name, run in train_seeds(scale, method).items()})
 
 
 def draw(results: Results) -> Drawing:
-    by_method = {
-        method: [run for name, run in results.runs.items() if name.rpartition(" ")[0] == method] for method in METHODS
-    }
-    first = by_method[METHODS[0]][0]
+    methods = {method: seeds_of(results.runs, method) for method in METHODS}
+    first = methods[METHODS[0]][0]
     return accuracy_bars(
-        {method: accuracies_of(runs) for method, runs in by_method.items()},
+        {method: accuracies_of(runs) for method, runs in methods.items()},
         first.info.class_names,
         groups_of(first),
         first.info.class_counts,

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from .steps import Spectra, Training, Walk
+
 from landscape.curvature import MeasureSettings
 from landscape.errors import LandscapeError, did_you_mean
 from landscape.study import StudyPlan
 from landscape.study.surface import SurfacePlan
 from landscape.training.library import read_recipe
 from landscape.training.recipe import Recipe, set_value
-from landscape_figures.steps import Spectra, Training, Walk
 
 ScaleName = Literal["smoke", "paper"]
 
@@ -150,10 +151,11 @@ def open_scale(name: str, data: str | None = None) -> Scale:
 
 
 def _source(data: str) -> dict[str, Any]:
-    kind, colon, path = data.partition(":")
+    kind, _, path = data.partition(":")
     if kind not in ("folder", "cifar10") or not path:
-        raise LandscapeError(f"--data '{data}': write folder:PATH, or cifar10:PATH for the folder of its Python version")
+        raise LandscapeError(
+            f"--data '{data}': write folder:PATH, or cifar10:PATH for the folder of its Python version"
+        )
     if kind == "folder":
         return {"data.source": data}
     return {"data.source": "cifar10", "data.root": Path(path).expanduser().absolute()}
-

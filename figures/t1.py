@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from .figure import Figure, Needs, Results
+from .methods import train
+from .scales import Scale
+from .steps import Calibration, Features
+
 from landscape.plotting import Drawing, compose, nearest_class_matrix, tsne_map
-from landscape_figures.figure import Figure, Needs, Results
-from landscape_figures.methods import train
-from landscape_figures.scales import Scale
-from landscape_figures.steps import Calibration, Features
 
 
 def needs(scale: Scale) -> Needs:
