@@ -1,0 +1,484 @@
+"""Losses and accuracies of many points in parameter space, part by part, from one set of forward passes a point.
+
+    L_p(a) = Σ_{i∈p} w_i ℓ_i(θ + Σ_k a_k d_k) / Σ_{i∈p} w_i
+
+A point costs forward passes and nothing else worth naming. On a CPU they are made cheap in three ways, none of which
+changes the function: a batch normalisation by fixed statistics is folded into the convolution before it (anew at every
+point, O(parameters)), images lie channels-last, and a forward takes as many samples as stay in the cache.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from landscape.curvature.operators import free_memory
+from landscape.curvature.precision import exact_arithmetic
+from landscape.errors import LandscapeError, did_you_mean
+from landscape.losses import ClassificationLoss
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+# Enough samples for a forward pass to differ from that of fewer.
+_CHECK_SAMPLES = 3
+# Two orders of summation of one network, relative to its largest output.
+_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
+# What the search for the fastest size of a forward pass may take, once.
+_TUNING_SECONDS = 2.0
+_ACCELERATOR_CHUNK = 1024
+# Points whose results wait on an accelerator for one copy to the host.
+_ACCELERATOR_POINTS = 16
+# Input, output and both branches of a residual block are alive at once.
+_LIVE_ACTIVATIONS = 4
+
+
+class _Fold(NamedTuple):
+    """A convolution whose output goes to a batch normalisation and nowhere else, by their names in the model."""
+
+    convolution: str
+    batch_norm: str
+
+
+class PointLosses:
+    """L_p(θ + Σ_k a_k d_k) and the accuracy of every part p of the samples, for any number of points a.
+
+    θ are the values of the model when this is built. Every point is formed from θ in float64 and rounded once, so a
+    point has the same loss however one got there. Modules are in eval mode and buffers stay as they are, but for those
+    that a direction names. What is not finite comes out as it is, and only in the parts that hold such a sample.
+
+    Args:
+        model: any module from ``inputs`` to ``(N, C)`` outputs; it is copied, and the caller's comes back untouched.
+        loss: of :mod:`landscape.losses`; it is evaluated in float64 on the model's outputs.
+        inputs: ``(N, ...)``.
+        targets: class indices, int64, ``(N,)``.
+        members: of each part the indices of its samples, ``(M_p,)`` int64. Parts may overlap; a sample in none of them
+            is not evaluated.
+        directions: d_k by names of parameters and of floating buffers; what a direction does not name it does not move.
+        device: where to work; by default where the model's parameters are.
+        dtype: precision of the forward passes.
+        chunk: samples a forward pass. By default the fastest of a few on a CPU, which another run may choose otherwise;
+            losses then differ in the last digits of float32, so give it to continue a surface bit by bit.
+
+    Raises:
+        LandscapeError: an empty part, a direction that does not fit the model, or a model whose output for a sample is
+            not deterministic or depends on the samples beside it.
+
+    Cost: a forward pass over the samples of all parts a point, 82 MFLOP a 32×32 image in a ResNet-20. Building it:
+    a few forward passes in float64 to try the folding, and at most about two seconds for the size of a forward pass.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: ClassificationLoss,
+        inputs: Tensor,
+        targets: Tensor,
+        members: Sequence[Tensor],
+        *,
+        directions: Sequence[Mapping[str, Tensor]],
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        chunk: int | None = None,
+    ) -> None:
+        first = next(model.parameters(), None)
+        if first is None:
+            raise LandscapeError(f"{type(model).__name__} has no parameters; there is nowhere to walk")
+        if chunk is not None and chunk < 1:
+            raise LandscapeError(f"chunk={chunk}: a forward pass needs at least one sample")
+        self.device = torch.device(device) if device is not None else first.device
+        self.dtype = dtype
+        _check_directions(model, directions)
+        used = _used_samples(members, inputs, targets)
+        with exact_arithmetic(self.device), torch.no_grad():
+            place = torch.full((len(inputs),), -1)
+            place[used] = torch.arange(len(used))
+            self._members = [place[index.cpu()].to(self.device) for index in members]
+            inputs, targets = inputs.detach()[used.to(inputs.device)], targets[used.to(targets.device)]
+            own = dtype if inputs.is_floating_point() else inputs.dtype
+            self._plan = _Plan(model, inputs[:_CHECK_SAMPLES].to(self.device, own), dtype, self.device)
+            layout = torch.channels_last if self._plan.channels_last else torch.contiguous_format
+            self._inputs = inputs.to(self.device, own).contiguous(memory_format=layout)
+            self._targets = targets.to(self.device)
+            self._network = self._plan.network(dtype)
+            self._origin = self._network.vector(_state(model))
+            self._directions = torch.stack([self._network.vector(direction) for direction in directions])
+            self._loss = loss.to(self.device, torch.float64)
+            self._weights = self._loss.sample_weights(self._targets).double()
+            self._part_weights = torch.stack([self._weights[index].sum() for index in self._members])
+            self._network.place(self._origin)
+            self.chunk = min(chunk or self._default_chunk(), len(self._inputs))
+
+    # ------------------------------------------------------------------ what it is
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of all parts together, each counted once: a point passes them through the model once."""
+        return len(self._inputs)
+
+    @property
+    def points_per_pass(self) -> int:
+        """Points to ask for at once; asking for more makes none of them faster."""
+        return 1 if self.device.type == "cpu" else _ACCELERATOR_POINTS
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it holds (samples, directions, the model) and, roughly, the activations of a forward pass besides."""
+        held = [self._inputs, self._origin, self._directions, self._network.exact, self._network.flat]
+        waiting = 9 * self.points_per_pass * self.num_samples
+        return sum(t.numel() * t.element_size() for t in held) + waiting + self.chunk * self._plan.activation_bytes
+
+    def describe(self) -> str:
+        """What is done at a point, in words."""
+        sizes = math.ceil(self.num_samples / self.chunk)
+        ways = [f"{str(self.dtype).removeprefix('torch.')} on {self.device}"]
+        if self._plan.channels_last:
+            ways.append("channels-last")
+        if self._plan.folds:
+            ways.append(f"{len(self._plan.folds)} batch normalisations folded into their convolutions")
+        return (
+            f"{self.num_samples:,} samples a point in {sizes:,} forward pass{'es' * (sizes > 1)} of up to "
+            f"{self.chunk:,}, {', '.join(ways)}, about {self.memory_bytes / 1e6:,.0f} MB"
+        )
+
+    # ------------------------------------------------------------------ what it does
+
+    def __call__(self, coordinates: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Losses and accuracies at some points.
+
+        A sample whose outputs hold a NaN counts as wrong.
+
+        Args:
+            coordinates: a_k, ``(K, D)``, in units of the directions.
+
+        Returns:
+            Mean losses ``(K, P)`` in nats, and shares of samples that are classified correctly ``(K, P)``.
+
+        Raises:
+            LandscapeError: another shape, or a coordinate that is not finite.
+        """
+        points = torch.tensor(np.asarray(coordinates, dtype=np.float64))
+        if points.dim() != 2 or points.shape[1] != len(self._directions):
+            raise LandscapeError(
+                f"coordinates of shape {tuple(points.shape)} for {len(self._directions)} directions: give one row a "
+                "point and one column a direction"
+            )
+        if not points.isfinite().all():
+            raise LandscapeError("coordinates must be finite numbers")
+        losses = np.empty((len(points), len(self._members)))
+        accuracies = np.empty_like(losses)
+        with exact_arithmetic(self.device), torch.inference_mode():
+            for start in range(0, len(points), self.points_per_pass):
+                rows = slice(start, start + self.points_per_pass)
+                both = torch.stack(self._evaluate(points[rows].to(self.device))).cpu().numpy()
+                losses[rows], accuracies[rows] = both
+        return losses, accuracies
+
+    def _evaluate(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses and accuracies ``(k, P)`` of k points, on the device."""
+        losses = torch.empty(len(points), self.num_samples, dtype=torch.float64, device=self.device)
+        right = torch.empty(losses.shape, dtype=torch.bool, device=self.device)
+        for row, point in enumerate(points):
+            self._network.place(torch.addmv(self._origin, self._directions.T, point, out=self._network.exact))
+            for inputs, targets, loss, hit in self._chunks(losses[row], right[row]):
+                outputs = self._network(inputs)
+                loss.copy_(self._loss.per_sample(outputs.double(), targets))
+                torch.logical_and(outputs.argmax(1) == targets, ~outputs.isnan().any(1), out=hit)
+        losses *= self._weights
+        # Part by part rather than a product with a matrix of members, whose 0 · inf would reach the other parts.
+        totals = torch.stack([losses[:, index].sum(1) for index in self._members], 1)
+        shares = torch.stack([right[:, index].double().mean(1) for index in self._members], 1)
+        return totals / self._part_weights, shares
+
+    def _chunks(self, losses: Tensor, right: Tensor) -> Any:
+        """Samples and where their results go, in forward passes of equal size to within one."""
+        number = math.ceil(self.num_samples / self.chunk)
+        split = (tensor.tensor_split(number) for tensor in (self._inputs, self._targets, losses, right))
+        return zip(*split, strict=True)
+
+    def _default_chunk(self) -> int:
+        if self.device.type == "cpu":
+            return _fastest_chunk(self._network, self._inputs)
+        room = free_memory(self.device) // 2 // max(self._plan.activation_bytes, 1)
+        return max(1, min(_ACCELERATOR_CHUNK, room))
+
+
+class _Network:
+    """An own copy of a model whose floating state is one vector: a point is one sum, the rounding to it one copy."""
+
+    def __init__(
+        self, model: nn.Module, dtype: torch.dtype, device: torch.device, folds: Sequence[_Fold], *, channels_last: bool
+    ) -> None:
+        self._module = _own_copy(model).to(device=device, dtype=dtype).eval().requires_grad_(False)
+        self._channels_last = channels_last
+        self._folds: list[tuple[_Fold, Any]] = []
+        for fold in folds:
+            convolution: Any = self._module.get_submodule(fold.convolution)
+            batch_norm: Any = self._module.get_submodule(fold.batch_norm)
+            if convolution.bias is None:
+                convolution.bias = nn.Parameter(convolution.weight.new_zeros(len(convolution.weight)), False)
+            batch_norm.forward = _identity
+            self._folds.append((fold, batch_norm))
+        state = _state(self._module)
+        self._shapes = {name: tensor.shape for name, tensor in state.items()}
+        size = sum(tensor.numel() for tensor in state.values())
+        self.flat = torch.zeros(size, dtype=dtype, device=device)
+        self.exact = torch.zeros(size, dtype=torch.float64, device=device)
+        self._exact = self._views(self.exact)
+        for name, view in self._views(self.flat).items():
+            state[name].data = view  # a tied weight stays tied: the tensor is the same, only its memory is another
+
+    def _views(self, vector: Tensor) -> dict[str, Tensor]:
+        views = {}
+        start = 0
+        for name, shape in self._shapes.items():
+            piece = vector[start : start + shape.numel()]
+            start += shape.numel()
+            if self._channels_last and len(shape) == 4:
+                channels, height, width = shape[1:]
+                views[name] = piece.view(shape[0], height, width, channels).permute(0, 3, 1, 2)
+            else:
+                views[name] = piece.view(shape)
+        return views
+
+    def vector(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Named tensors as one vector in float64, zero where there is none."""
+        vector = torch.zeros_like(self.exact)
+        views = self._views(vector)
+        for name, tensor in tensors.items():
+            views[name].copy_(tensor.detach())
+        return vector
+
+    def place(self, vector: Tensor) -> None:
+        """Take a float64 state: conv(x, W) then (z − μ)s + β becomes conv(x, sW) + (b − μ)s + β, s = γ/√(σ² + ε)."""
+        if vector is not self.exact:
+            self.exact.copy_(vector)
+        for (convolution, norm), batch_norm in self._folds:
+            factor = (self._exact[f"{norm}.running_var"] + batch_norm.eps).rsqrt()
+            bias = self._exact[f"{convolution}.bias"].sub_(self._exact[f"{norm}.running_mean"])
+            if batch_norm.affine:
+                factor *= self._exact[f"{norm}.weight"]
+                torch.addcmul(self._exact[f"{norm}.bias"], bias, factor, out=bias)
+            else:
+                bias.mul_(factor)
+            weight = self._exact[f"{convolution}.weight"]
+            weight.mul_(factor.view(-1, *[1] * (weight.dim() - 1)))
+        self.flat.copy_(self.exact)
+
+    def __call__(self, inputs: Tensor) -> Any:
+        return self._module(inputs)
+
+
+class _Plan:
+    """How a model is evaluated: what of the speed-ups it allows, tried out in float64 at a random point.
+
+    Raises:
+        LandscapeError: the outputs cannot be those of a classifier, or a sample's depend on the others.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+        self._model, self._device = model, device
+        self.folds: tuple[_Fold, ...] = ()
+        self.channels_last = False
+        self.activation_bytes = 0
+        for exact in dict.fromkeys([torch.float64, dtype]):
+            samples = inputs.to(exact) if inputs.is_floating_point() else inputs
+            try:
+                expected = self._outputs(exact, samples)
+                break
+            except LandscapeError:
+                raise
+            except Exception as error:  # a model may insist on its own precision
+                if exact == dtype:
+                    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                    shape = "×".join(map(str, inputs.shape[1:]))
+                    raise LandscapeError(
+                        f"{type(model).__name__} cannot take inputs of {shape or 'no size'}: {reason}"
+                    ) from error
+        tolerance = _ROUNDING.get(exact, 1e-2)
+        if not isinstance(expected, Tensor) or expected.dim() != 2 or len(expected) != len(inputs):
+            raise LandscapeError(f"{type(model).__name__} must answer with one row of outputs a sample, (N, C)")
+        if len(samples) > 1 and not _agree(self._outputs(exact, samples[1:]), expected[1:], tolerance):
+            raise LandscapeError(
+                f"{type(model).__name__} gives a sample other outputs when other samples share its forward pass, or "
+                "when asked again: batch statistics or randomness in eval mode. Give it fixed statistics, no dropout"
+            )
+        folds, largest = _find_folds(self.network(exact), samples[:1])
+        self.activation_bytes = _LIVE_ACTIVATIONS * largest * dtype.itemsize
+        images_on_cpu = inputs.dim() == 4 and device.type == "cpu"
+        for chosen, channels_last in itertools.product((folds, ()), (True, False) if images_on_cpu else (False,)):
+            self.folds, self.channels_last = tuple(chosen), channels_last
+            try:
+                if _agree(self._outputs(exact, samples), expected, tolerance):
+                    return
+            except RuntimeError:  # .view() of activations that are channels-last
+                continue
+        self.folds, self.channels_last = (), False
+
+    def network(self, dtype: torch.dtype) -> _Network:
+        """The model, prepared so far as is known to be allowed."""
+        return _Network(self._model, dtype, self._device, self.folds, channels_last=self.channels_last)
+
+    def _outputs(self, dtype: torch.dtype, inputs: Tensor) -> Any:
+        """At θ · (1 + 0.1 z), z Gaussian: where an untrained normalisation is no identity either."""
+        generator = torch.Generator().manual_seed(0)
+        network = self.network(dtype)
+        shaken = {
+            name: tensor.double().cpu() * (1 + 0.1 * torch.randn(tensor.shape, generator=generator))
+            for name, tensor in _state(self._model).items()
+        }
+        network.place(network.vector(shaken))
+        if self.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return network(inputs)
+
+
+class _Reads(TorchDispatchMode):
+    """Counts the operations that read a tensor, and keeps every tensor, so that no address is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[int] = Counter()
+        self.largest = 0  # numbers in the largest result
+        self._alive: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in pytree.tree_leaves([args, kwargs]):
+            if isinstance(leaf, Tensor):
+                self.counts[leaf.data_ptr()] += 1
+        for leaf in pytree.tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.largest = max(self.largest, leaf.numel())
+                self._alive.append(leaf)
+        return result
+
+
+def _find_folds(network: _Network, sample: Tensor) -> tuple[list[_Fold], int]:
+    """Convolutions whose output is read by one batch normalisation alone, and the numbers in the largest result."""
+    module = network._module
+    names = {each: name for name, each in module.named_modules()}
+    owners = Counter(id(parameter) for _, parameter in module.named_parameters(remove_duplicate=False))
+    calls: Counter[nn.Module] = Counter()
+    made: list[tuple[Tensor, nn.Module]] = []
+    found: list[tuple[Tensor, nn.Module, nn.Module]] = []
+
+    def after_convolution(convolution: nn.Module, _: Any, output: Tensor) -> None:
+        calls[convolution] += 1
+        made.append((output, convolution))
+
+    def before_batch_norm(batch_norm: nn.Module, given: tuple[Any, ...]) -> None:
+        calls[batch_norm] += 1
+        found.extend((output, convolution, batch_norm) for output, convolution in made if given and given[0] is output)
+
+    for each in module.modules():
+        if type(each) in _CONVOLUTIONS and isinstance(each._parameters.get("weight"), nn.Parameter):
+            each.register_forward_hook(after_convolution)
+        elif type(each) in _BATCH_NORMS and each.running_mean is not None:
+            each.register_forward_pre_hook(before_batch_norm)
+    with _Reads() as reads:
+        network(sample)
+    folds = []
+    for output, convolution, batch_norm in found:
+        alone = calls[convolution] == calls[batch_norm] == 1 and reads.counts[output.data_ptr()] == 1
+        tied = any(owners[id(parameter)] > 1 for parameter in convolution.parameters())
+        if alone and not tied:
+            folds.append(_Fold(names[convolution], names[batch_norm]))
+    return folds, reads.largest
+
+
+def _fastest_chunk(network: _Network, inputs: Tensor) -> int:
+    """Samples a forward pass with the least time a sample, among powers of two while time and samples last."""
+    best, fastest = len(inputs), math.inf
+    size, began = 8, time.perf_counter()
+    while size <= len(inputs) and time.perf_counter() - began < _TUNING_SECONDS:
+        batch = inputs[:size]
+        network(batch)  # the first pass of a size also plans it
+        seconds = min(_seconds(network, batch) for _ in range(3)) / size
+        if seconds < fastest:
+            best, fastest = size, seconds
+        elif seconds > 1.3 * fastest:  # far out of the cache
+            break
+        size *= 2
+    return best
+
+
+def _seconds(network: _Network, batch: Tensor) -> float:
+    began = time.perf_counter()
+    network(batch)
+    return time.perf_counter() - began
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and floating buffers, each once."""
+    return {
+        name: tensor
+        for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers())
+        if tensor.is_floating_point()
+    }
+
+
+def _own_copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        raise LandscapeError(
+            f"{type(model).__name__} cannot be copied: {str(error).splitlines()[0]} Take off what computes its weights "
+            "anew, for example with torch.nn.utils.remove_weight_norm."
+        ) from error
+
+
+def _identity(values: Tensor) -> Tensor:
+    return values
+
+
+def _agree(found: Any, expected: Tensor, tolerance: float) -> bool:
+    finite = expected[expected.isfinite()]
+    scale = float(finite.abs().max()) if finite.numel() else 1.0
+    return torch.allclose(found, expected, rtol=0.0, atol=tolerance * scale, equal_nan=True)
+
+
+def _check_directions(model: nn.Module, directions: Sequence[Mapping[str, Tensor]]) -> None:
+    if not directions:
+        raise LandscapeError("no direction: a line needs one, a plane two")
+    state = _state(model)
+    for number, direction in enumerate(directions, 1):
+        for name, tensor in direction.items():
+            if name not in state:
+                hint = did_you_mean(name, tuple(state))
+                raise LandscapeError(
+                    f"direction {number} moves '{name}', which is no parameter or floating buffer of the model{hint}"
+                )
+            if tensor.shape != state[name].shape:
+                raise LandscapeError(
+                    f"direction {number} has shape {tuple(tensor.shape)} for '{name}', which has "
+                    f"{tuple(state[name].shape)}"
+                )
+
+
+def _used_samples(members: Sequence[Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+    """The indices of all samples in any part, ascending, ``(N',)`` on the CPU."""
+    if len(inputs) != len(targets):
+        raise LandscapeError(f"{len(inputs)} inputs but {len(targets)} targets")
+    if not members:
+        raise LandscapeError("no parts: give the samples of at least one")
+    for number, index in enumerate(members):
+        if not len(index):
+            raise LandscapeError(f"part {number} has no samples, so it has no mean loss; leave it out")
+        if index.dtype != torch.int64 or index.dim() != 1 or index.min() < 0 or index.max() >= len(inputs):
+            raise LandscapeError(
+                f"part {number} must be a vector of int64 indices from 0 to {len(inputs) - 1} into the samples"
+            )
+    return torch.cat([index.cpu() for index in members]).unique()
