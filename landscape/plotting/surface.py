@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -47,6 +47,7 @@ _FAR = 0.1  # of the way from θ to the farthest mark: how far off the plane a m
 _MAX_VECTOR_CELLS = 4000  # cells of all reliefs together that a PDF of a few hundred kilobytes holds
 _HIGHEST = 3.2  # inches of a panel that has the width of the page for itself
 _ROOM_FOR_NAMES = 1.0  # inches of a panel from which names stand in it
+_SMALL_RELIEF = 2.0  # inches below which a relief has smaller letters
 _FLOOR = 0.35  # of the range of a relief, from its lowest point down to the contours
 _COLORS = cm.batlow
 
@@ -133,6 +134,7 @@ def _lines(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     _mark_line(panels, arrays, settings["mark_labels"], size)
     figure.supxlabel(_fitted(settings["axis"], matplotlib.rcParams["figure.labelsize"], width - 0.3))
+    figure.align_ylabels(panels)
     infinite = any(np.isposinf(arrays[f"{number}/losses"]).any() for number in numbers)
     entries = _line_entries(methods, parts, labels, width, infinite=infinite)
     if entries:
@@ -360,7 +362,7 @@ def loss_levels(losses: Array, levels: int | Sequence[float] = NUM_LEVELS) -> tu
 def _contours(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     width, size = matplotlib.rcParams["figure.figsize"][0], matplotlib.rcParams["font.size"]
     own_axes = None in settings["shared_axes"]
-    grid = _Grid.of(arrays, width, own_axes=own_axes)
+    grid = _Grid.of(arrays, width, own_axes=own_axes, side="right")
     shades = _Shades.of(arrays, settings)
     panel_width = (width - 1.3) / grid.columns - (0.4 if own_axes else 0.12)
     tallest = max(_aspect(arrays, number) for number in range(len(arrays["methods"])))
@@ -385,8 +387,8 @@ def _contours(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
         if equal:
             axes.set_aspect("equal")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(max(2, int(panel_width / 0.38)), steps=[1, 2, 5, 10]))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+            axis.set_major_locator(MaxNLocator(min(max(2, int(panel_width / 0.38)), 6), steps=[1, 2, 5, 10]))
+            axis.set_major_formatter(FuncFormatter(_plain))
         axes.set_title(literal(shorten(panel.title, matplotlib.rcParams["axes.titlesize"], panel_width)))
         if panel.side:
             side = literal(shorten(panel.side, size, height))
@@ -402,7 +404,9 @@ def _contours(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
         elif grid.is_bottom(panel):
             axes.tick_params(labelbottom=True)  # of a column whose lowest place is empty
     figure.supxlabel(words.below)
-    if not own_axes:
+    if len(grid.panels) == 1:
+        plots[0, 0].set_ylabel(words.left)
+    elif not own_axes:
         figure.supylabel(words.left)
     shades.add_bar(figure, list(plots.flat), size)
     if entries:
@@ -413,14 +417,14 @@ def _contours(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
 @renders("surface-3d")
 def _reliefs(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     width, size = matplotlib.rcParams["figure.figsize"][0], matplotlib.rcParams["font.size"]
-    grid = _Grid.of(arrays, width, own_axes=False)
+    grid = _Grid.of(arrays, width, own_axes=False, side="left")
     shades = _Shades.of(arrays, settings)
     panel_width = (width - 0.6) / grid.columns
     height = min(0.82 * panel_width, _HIGHEST)
     words = _plane_words(settings, width, 0.0)
     figure = new_figure(
-        grid.rows * (height + 0.04) + 0.12 * grid.num_titled + 0.2 + 0.14 * words.below.count("\n"),
-        w_pad=0.0, h_pad=0.0, wspace=0.0, hspace=0.0,
+        grid.rows * (height + 0.04) + 0.14 * grid.num_titled + 0.25 + 0.14 * words.below.count("\n"),
+        w_pad=0.05, h_pad=0.02, wspace=0.0, hspace=0.0,
     )  # fmt: skip
     cells = sum(arrays[f"{panel.method}/done"].size for panel in grid.panels)
     plots = []
@@ -431,9 +435,9 @@ def _reliefs(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
         losses = arrays[f"{panel.method}/losses"][panel.part]
         shades.raise_relief(axes, own["x"], own["y"], losses, rasterized=cells > _MAX_VECTOR_CELLS)
         _set_camera(axes, shades, panel_width, size)
-        axes.set_title(literal(shorten(panel.title, matplotlib.rcParams["axes.titlesize"], panel_width)), pad=-2, y=1.0)
+        axes.set_title(literal(shorten(panel.title, matplotlib.rcParams["axes.titlesize"], panel_width)), pad=-1)
         if panel.side:
-            axes.text2D(1.0, 0.5, literal(shorten(panel.side, size, height)), transform=axes.transAxes, rotation=-90,
+            axes.text2D(-0.06, 0.45, literal(shorten(panel.side, size, height)), transform=axes.transAxes, rotation=90,
                         ha="left", va="center")  # fmt: skip
     shades.add_bar(figure, plots, size)
     figure.supxlabel(words.below)
@@ -450,7 +454,7 @@ class _Panel:
     method: int
     part: int
     title: str  # above
-    side: str  # to the right, turned
+    side: str  # beside, turned
     row: int
     column: int
 
@@ -464,7 +468,7 @@ class _Grid:
     columns: int
 
     @classmethod
-    def of(cls, arrays: Arrays, width: float, *, own_axes: bool) -> _Grid:
+    def of(cls, arrays: Arrays, width: float, *, own_axes: bool, side: Literal["left", "right"]) -> _Grid:
         """Rows of parts and columns of methods, or the other way where only that fits the width."""
         methods, labels = arrays["methods"].tolist(), arrays["labels"].tolist()
         most = 4 if width >= _BROAD else 1 if own_axes else 2
@@ -476,7 +480,7 @@ class _Grid:
                     row if turned else column,
                     column if turned else row,
                     above[column] if row == 0 else "",
-                    beside[row] if column == len(above) - 1 else "",
+                    beside[row] if column == (0 if side == "left" else len(above) - 1) else "",
                     row,
                     column,
                 )
@@ -530,7 +534,7 @@ def _plane_words(settings: Mapping[str, Any], width: float, height: float) -> _W
     if max(text_width(line, size) for line in upright.split("\n")) < height:
         return _Words(_fitted(names[0], size, width), upright)
     words = [f"a$_{number}$: {name}" for number, name in zip((1, 2), settings["shared_axes"], strict=True)]
-    return _Words("\n".join([*words, settings["unit"]]), "a$_2$")
+    return _Words("\n".join(_fitted(line, size, width) for line in (*words, settings["unit"])), "a$_2$")
 
 
 @dataclass(frozen=True)
@@ -598,7 +602,7 @@ class _Shades:
         if not len(cells):
             return
         # In box units: the light falls on slopes as they are seen.
-        scale = np.array([np.ptp(x), np.ptp(y), np.ptp(self.bands)]) or 1.0
+        scale = np.array([np.ptp(x), np.ptp(y), np.ptp(self.bands)])
         edges = (cells[:, 1] - cells[:, 0]) / scale, (cells[:, 3] - cells[:, 0]) / scale
         normals = np.cross(*edges)
         light = LightSource(azdeg=225, altdeg=50).direction
@@ -618,7 +622,9 @@ class _Shades:
         """One bar for all panels, with the contour lines on it."""
         # A single panel may be narrower than its place: the bar goes beside the panel, not beside the place.
         where: dict[str, Any] = {"ax": plots, "aspect": 25, "pad": 0.02, "fraction": 0.05}
-        if len(plots) == 1 and plots[0].name != "3d":
+        if plots[0].name == "3d":
+            where |= {"shrink": 0.7, "aspect": 20, "pad": 0.04}
+        elif len(plots) == 1:
             where = {"cax": plots[0].inset_axes((1.03, 0, 0.045, 1))}
         bar = figure.colorbar(
             ScalarMappable(self.norm, _COLORS), boundaries=self.bands, spacing="proportional", extend=self._extend,
@@ -666,17 +672,23 @@ def _on_axis(losses: Array, scale: str) -> Array:
         return np.where(losses > 0, np.log10(losses), -np.inf)
 
 
+def _plain(value: float, _: int | None) -> str:
+    return f"{value:g}".replace("-", "−")
+
+
 def _set_camera(axes: Axes3D, shades: _Shades, panel_width: float, size: float) -> None:
     axes.view_init(elev=28, azim=-58)
-    axes.set_box_aspect((1, 1, 0.8), zoom=1.0)
-    small = panel_width < 2.0
+    axes.set_box_aspect((1, 1, 0.75), zoom=1.04)
+    small = panel_width < _SMALL_RELIEF
     letters = size - 1 if small else size
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_pane_color((1, 1, 1, 0))
         axis.line.set_linewidth(0.5)
     axes.grid(False)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(2 if small else 4, steps=[1, 2, 5, 10]))
+        # Not at the corner, where the numbers of both axes meet.
+        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], prune="both"))
+        axis.set_major_formatter(FuncFormatter(_plain))
     axes.zaxis.set_major_locator(FixedLocator(shades.ticks(4 if small else 6).tolist()))
     axes.zaxis.set_major_formatter(FuncFormatter(lambda level, _: shades._word(level)))
     axes.tick_params(labelsize=letters, pad=-3.5 if small else -2)
@@ -861,5 +873,14 @@ def _aspect(arrays: Arrays, method: int) -> float:
 
 
 def _fitted(text: str, size: float, width: float) -> str:
-    """On one line if it fits, else the unit on a second one."""
-    return text if text_width(text, size) < width else text.replace(", ‖d‖", "\n‖d‖")
+    """On as many lines as it needs; the unit on one of its own rather than cut."""
+    if text_width(text, size) < width:
+        return text
+    lines = [""]
+    for word in text.replace(", ‖d‖ = ", " ‖d‖\u00a0=\u00a0").split(" "):
+        longer = f"{lines[-1]} {word}".lstrip()
+        if lines[-1] and (text_width(longer, size) >= width or word.startswith("‖d‖")):
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
