@@ -361,7 +361,7 @@ def _mark_switches(panels: Iterable[Axes], switches: Sequence[tuple[str, float]]
     for axes in panels:
         low, high = axes.get_xlim()
         for place, (epoch, name) in enumerate(marks):
-            axes.axvline(epoch, **_SWITCH)  # type: ignore[arg-type]
+            axes.axvline(epoch, **_SWITCH)
             half = 0.55 * text_width(name, size) * (high - low) / inches
             beside = [other for other in (place - 1, place + 1) if 0 <= other < len(marks)]
             crowded = [o for o in beside if abs(marks[o][0] - epoch) < half + 0.55 * text_width(marks[o][1], size)

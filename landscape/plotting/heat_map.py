@@ -175,7 +175,7 @@ def _heat_map(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     axes.set_ylabel(settings["row_label"])
     axes.spines[:].set_linewidth(0.4)
     bar = figure.colorbar(mesh, ax=axes, pad=0.015, fraction=0.1, aspect=height / 0.1)
-    bar.outline.set_linewidth(0.4)  # type: ignore[operator]
+    bar.outline.set_linewidth(0.4)
     bar.set_label(settings["label"])
     # Of a diverging map, the side on which nothing lies is not shown.
     known = values[np.isfinite(values)]

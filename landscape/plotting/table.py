@@ -178,14 +178,14 @@ def _table(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     cells, bold = _cells(arrays, settings)
     heads, names, spans = arrays["columns"].tolist(), arrays["rows"].tolist(), settings["spans"]
     size = matplotlib.rcParams["font.size"]
-    words = (cells, heads, names, spans, settings["corner"])
-    gap, widths = _GAP, _widths(*words, size, _GAP)
+    content = (cells, heads, names, spans, settings["corner"])
+    gap, widths = _GAP, _widths(*content, size, _GAP)
     if sum(widths) > width:
         # Letters shrink with everything that is as wide as they are, the gaps do not.
         gap, gaps = _NARROW_GAP, _NARROW_GAP * len(heads)
-        natural = sum(_widths(*words, size, gap)) - gaps
+        natural = sum(_widths(*content, size, gap)) - gaps
         size = min(size, max(_SMALLEST, size * (width - gaps) / natural))
-        widths = _widths(*words, size, gap)
+        widths = _widths(*content, size, gap)
     first = min(widths[0], max(width - sum(widths[1:]), _LEAST_NAME * width))
     if first + sum(widths[1:]) > width + 1e-6:
         raise LandscapeError(
@@ -235,8 +235,7 @@ def _widths(
     """Least widths of all columns in inches, that of the names first; bold letters are about a tenth wider."""
     widths = [max(text_width(words, size) for words in (*names, corner))]
     for column, head in enumerate(heads):
-        words = [row[column] for row in cells]
-        widest = max(1.1 * max(text_width(word, size) for word in words), text_width(bare(head), size))
+        widest = max(1.1 * max(text_width(row[column], size) for row in cells), text_width(bare(head), size))
         widths.append(widest + gap)
     at = 1
     for words, number in spans:
