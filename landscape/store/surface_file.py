@@ -29,8 +29,8 @@ Array = NDArray[Any]
 Vectors = Sequence[Mapping[str, Array]]
 """Directions, one after the other: arrays by parameter name."""
 
-# A checkpoint that has moved is the same by its SHA-256.
-_PLACES = ("checkpoint", "checkpoints")
+# What the SHA-256 of a checkpoint decides: where it lies now says nothing.
+_DECIDED = ("checkpoint", "checkpoints", "recipe")
 
 # What says that a file of Goldstein's keys was exported from ours, and may be exported again.
 _EXPORTED = "exported_by"
@@ -97,29 +97,41 @@ class SurfaceFile:
                 for number in sorted(kept, key=int)
             ]
 
-    def check_resumable(self, meta: Mapping[str, MetaValue], surface: Surface) -> None:
+    def check_same_question(self, meta: Mapping[str, MetaValue]) -> None:
         """Refuse to add points of another question to those already there.
 
         Args:
-            meta: what the run that wants to go on would have stored; every entry must agree but where checkpoints lie.
-            surface: its empty record.
+            meta: what the run that wants to go on would have stored; every entry must agree, but for those that a
+                SHA-256 beside them decides.
 
         Raises:
             LandscapeError: names the first entry that differs, with both values.
         """
-        stored: dict[str, Any] = {**self.meta, **_question(self.surface)}
-        wanted: dict[str, Any] = {**meta, **_question(surface)}
+        stored, wanted = ({k: v for k, v in each.items() if k not in _DECIDED} for each in (self.meta, meta))
+        self._refuse_difference(stored, wanted)
+
+    def check_same_grid(self, surface: Surface) -> None:
+        """Refuse to add points of another grid, or losses of other parts.
+
+        Args:
+            surface: the empty record of the run that wants to go on.
+
+        Raises:
+            LandscapeError: as :meth:`check_same_question`.
+        """
+        stored, wanted = (
+            {"x": each.x, "y": each.y, "parts": each.parts, "num_samples": each.num_samples}
+            for each in (self.surface, surface)
+        )
+        self._refuse_difference(stored, wanted)
+
+    def _refuse_difference(self, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         for key in {**wanted, **stored}:
-            if key not in _PLACES and not _equal(stored.get(key), wanted.get(key)):
+            if not _equal(stored.get(key), wanted.get(key)):
                 raise LandscapeError(
                     f"'{self.path}' was computed with {key} = {short(stored.get(key))}, this run has {key} = "
                     f"{short(wanted.get(key))}: give --overwrite to start it anew, or another -o"
                 )
-
-
-def _question(surface: Surface) -> dict[str, Any]:
-    """What of a record is known before its first point."""
-    return {"x": surface.x, "y": surface.y, "parts": surface.parts, "num_samples": surface.num_samples}
 
 
 def _equal(stored: Any, wanted: Any) -> bool:
@@ -169,9 +181,16 @@ def _describe_record(surface: Surface) -> list[tuple[str, str]]:
     done, of = int(surface.done.sum()), surface.done.size
     axes = [("a₁", surface.x)] + ([] if surface.y is None else [("a₂", surface.y)])
     rows = [("points", f"{done:,} of {of:,}" + ("" if surface.complete else ": the same command goes on"))]
-    for (name, values), label, length in zip(axes, surface.axis_labels, surface.norms, strict=True):
-        size = "" if math.isnan(length) else f"; ‖d‖ = {length:.4g}"
-        rows.append((name, f"{values[0]:g} to {values[-1]:g} in {len(values)} points: {label}{size}"))
+    for number, (name, values) in enumerate(axes):
+        words = [surface.axis_labels[number]]
+        if not math.isnan(surface.norms[number]):
+            words.append(f"‖d‖ = {surface.norms[number]:.4g}")
+        if surface.explained_variance is not None:
+            words.append(f"{surface.explained_variance[number]:.1%} of the variance")
+        if surface.curvatures is not None:
+            known = zip(surface.labels, surface.curvatures[:, number], strict=True)
+            words += [f"λ = {value:.4g} for {label}" for label, value in known if not math.isnan(value)]
+        rows.append((name, f"{values[0]:g} to {values[-1]:g} in {len(values)} points: {', '.join(words)}"))
     if not math.isnan(surface.cosine):
         rows.append(("cosine of the directions", f"{surface.cosine:.4f}"))
     for number, label in enumerate(surface.labels):
@@ -180,8 +199,10 @@ def _describe_record(surface: Surface) -> list[tuple[str, str]]:
         odd = f", {len(losses) - len(finite)} not finite" if len(finite) < len(losses) else ""
         if len(finite):
             rows.append((f"loss of {label}", f"{finite.min():.4g} to {finite.max():.4g} nats{odd}"))
-    if surface.mark_labels is not None:
-        rows.append(("marks", short(list(surface.mark_labels), quote=False)))
+    if surface.marks is not None and surface.mark_labels is not None and surface.mark_distances is not None:
+        for label, place, off in zip(surface.mark_labels, surface.marks, surface.mark_distances, strict=True):
+            distance = "" if math.isnan(off) else f"; {off:.3g} off the {'line' if surface.y is None else 'plane'}"
+            rows.append((f"mark {label}".rstrip(), ", ".join(f"{value:.4g}" for value in place) + distance))
     return rows
 
 

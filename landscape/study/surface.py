@@ -294,14 +294,16 @@ class _Walker:
 
     def go(self, *, overwrite: bool) -> SurfaceFile:
         file = SurfaceFile.open(self.output) if self.output.exists() and not overwrite else None
-        # Before a search that may be long, so that a file of another question is refused at once.
-        if file is not None:
-            file.check_resumable(self.meta, self._empty(self._known_slice(file)))
-        if file is not None and file.surface.complete:
-            self.progress.note("every point is there, nothing is left to compute; --overwrite starts the file again")
-            return file
-        found = self._slice() if file is None else self._known_slice(file)
-        surface = self._empty(found) if file is None else file.surface
+        if file is None:
+            found = self._slice()
+            surface = self._empty(found)
+        else:
+            file.check_same_question(self.meta)
+            found, surface = self._known_slice(file), file.surface
+            file.check_same_grid(self._empty(found))
+            if surface.complete:
+                self.progress.note("every point is there, nothing is left to compute; --overwrite starts it again")
+                return file
         runs = [self.run] if file is None else [*file.runs, self.run]
         kept = [_arrays(direction) for direction in found.directions] if found.kind == "eigen" else []
 
@@ -460,10 +462,10 @@ def _meta(journey: _Journey, plan: SurfacePlan, images: ImageSet) -> dict[str, M
     """The question: what must agree before points are added to a file."""
     subject = journey.subject
     meta: dict[str, MetaValue] = {
-        **subject.describe(),
-        "along": plan.along,
         "checkpoint": str(subject.path),
         "checkpoint_sha256": subject.sha256,
+        "along": plan.along,
+        **subject.describe(),
         "epoch": -1 if subject.epoch is None else subject.epoch,
         "dataset_fingerprint": images.fingerprint(),
         "split": plan.split,
