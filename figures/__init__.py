@@ -10,9 +10,9 @@ import importlib
 import importlib.util
 from pathlib import Path
 
-from .figure import Figure
-
 from landscape.errors import LandscapeError, did_you_mean
+
+from .figure import Figure
 
 NAMES = ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "I1", "E1", "E2", "T1", "H1", "H2", "H3", "H4")
 

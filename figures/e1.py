@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .figure import Figure, Needs, Results
-from .methods import train
-from .scales import Scale
-
 from landscape.plotting import Drawing, compose
 from landscape.plotting.curves import history_curves, training_curves
 from landscape.switches import switches
+
+from .figure import Figure, Needs, Results
+from .methods import train
+from .scales import Scale
 
 
 def needs(scale: Scale) -> Needs:

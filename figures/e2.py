@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from landscape.plotting import Drawing
+from landscape.plotting.density import density_overlay
+
 from .figure import Figure, Needs, Results
 from .methods import train
 from .pieces import spectrum_of
 from .scales import Scale
-
-from landscape.plotting import Drawing
-from landscape.plotting.density import density_overlay
 
 METHODS = ("SGD", "SAM", "ImbSAM", "SSE-SAM")
 
@@ -27,10 +27,10 @@ FIGURE = Figure(
     name="E2",
     title="spectra of a head and a tail class with SGD, SAM, ImbSAM and SSE-SAM",
     paper="Lyu et al., AAAI 2025 (SSE-SAM), escape from saddles",
-    shows="Spectral density of the Hessian of the largest and of the smallest class's loss after training by SGD, SAM, "
-    "ImbSAM and SSE-SAM. The paper claims that SAM escapes saddle points of the overall loss but not of the tail's, "
-    "that ImbSAM escapes those of the tail and leaves the head under-trained, and that SSE-SAM does both [S]; in which "
-    "figure it shows so is not known [?].",
+    shows="Spectral density of the Hessian of the largest and of the smallest class's loss after training by SGD, "
+    "SAM, ImbSAM and SSE-SAM. The paper claims that SAM escapes saddle points of the overall loss but not of the "
+    "tail's, that ImbSAM escapes those of the tail and leaves the head under-trained, and that SSE-SAM does both [S]; "
+    "in which figure it shows so is not known [?].",
     smoke="Digits and a network of 14,458 parameters: no evidence about the claim.",
     needs=needs,
     draw=draw,

@@ -8,9 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .scales import Scale
-from .steps import Calibration, Spectra, Step, Training, Walk
-
 from landscape.plotting import Drawing
 from landscape.store import SpectrumFile
 from landscape.store.calibration_file import CalibrationFile
@@ -18,6 +15,9 @@ from landscape.store.history import read_history
 from landscape.store.surface_file import SurfaceFile
 from landscape.surface.results import Surface
 from landscape.training.checkpoint import CheckpointInfo, read_info
+
+from .scales import Scale
+from .steps import Calibration, Spectra, Step, Training, Walk
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Needs:
     def steps(self) -> list[Step]:
         """All of them."""
         every = (self.runs, self.spectra, self.surfaces, self.calibrations)
-        return [step for needed in every for step in needed.values()]  # type: ignore[attr-defined]
+        return [step for needed in every for step in needed.values()]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ class FinishedRun:
     @cached_property
     def info(self) -> CheckpointInfo:
         """What its last checkpoint says: class names and counts, recipe, accuracies."""
-        return read_info(self.folder / "last.safetensors")
+        info = read_info(self.folder / "last.safetensors")
+        assert info is not None
+        return info
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:

@@ -22,9 +22,10 @@ _DOTS_AN_INCH, _COLORS = 120, 128
 
 _HEAD = """# Gallery
 
-Every figure that `landscape figures make` knows, as `make gallery` makes them at the *smoke* scale: scikit-learn's digits cut to a
-long tail, a network of 14,458 parameters, 20 epochs. They show what each figure holds and where it stands, and are no
-evidence for or against any paper; for that there is `--scale paper`, with CIFAR-10-LT and the recipes that ship:
+Every figure that `landscape figures make` knows, as `make gallery` makes them at the *smoke* scale: scikit-learn's
+digits cut to a long tail, a network of 14,458 parameters, 20 epochs. They show what each figure holds and where it
+stands, and are no evidence for or against any paper; for that there is `--scale paper`, with CIFAR-10-LT and the
+recipes that ship:
 
 ```
 landscape figures list
@@ -32,8 +33,8 @@ landscape figures make S2 --scale paper --data folder:PATH -o figures-out
 landscape plot figures-out/S2.h5 --style neurips --column single -o S2.pdf
 ```
 
-What a paper claims is marked by where that is known from: [C] its code, [R] its README, [S] a summary, [F] read off a figure by
-eye, [M] recalled and not verified, [M✓] recalled, its groups and overall accuracy agreeing, [?] unknown.
+What a paper claims is marked by where that is known from: [C] its code, [R] its README, [S] a summary, [F] read off a
+figure by eye, [M] recalled and not verified, [M✓] recalled, its groups and overall accuracy agreeing, [?] unknown.
 """
 
 

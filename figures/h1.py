@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from landscape.plotting import Drawing, layer_densities
+
 from .figure import Figure, Needs, Results
 from .methods import train
-from .pieces import epochs_of
+from .pieces import layers_of
 from .scales import Scale
-
-from landscape.plotting import Drawing, layer_densities
 
 
 def needs(scale: Scale) -> Needs:
@@ -15,7 +15,7 @@ def needs(scale: Scale) -> Needs:
 
 
 def draw(results: Results) -> Drawing:
-    return layer_densities(dict(epochs_of(results.spectra["layers"])))
+    return layer_densities(layers_of(results.spectra["layers"]))
 
 
 FIGURE = Figure(

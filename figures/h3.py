@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from landscape.plotting import Drawing, layer_training
+
 from .figure import Figure, Results
 from .h1 import needs
-from .pieces import epochs_of
-
-from landscape.plotting import Drawing, layer_training
+from .pieces import layers_of
 
 
 def draw(results: Results) -> Drawing:
-    return layer_training(dict(epochs_of(results.spectra["layers"])))
+    return layer_training(layers_of(results.spectra["layers"]))
 
 
 FIGURE = Figure(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from landscape.plotting import Drawing
+
 from .figure import Figure, Needs, Results
 from .methods import train_seeds
 from .pieces import accuracy_table, seeds_of
 from .scales import Scale
-
-from landscape.plotting import Drawing
 
 METHODS = ("baseline", "HTR, all layers", "HTR, middle layers", "HTR, Gauss-Newton", "CE+SAM")
 
@@ -24,11 +24,11 @@ FIGURE = Figure(
     name="H4",
     title="table: the trace regulariser on all layers and on the middle ones",
     paper="Sankar et al., AAAI 2021 (layer-wise Hessian), regulariser HTR",
-    shows="Test accuracy with cross-entropy alone, with the trace of the layers' Hessians added to the loss (all layers, "
-    "the middle third, or the Gauss-Newton part, which is never negative), and with SAM, mean ± one standard deviation "
-    "over seeds. The paper claims that the penalty helps and that the middle layers alone do nearly as well [S]; its "
-    "numbers, strength and data sets are not known [?]. Ours is long-tailed, the sum over layers is clamped at 0, and "
-    "the weight is one to start from.",
+    shows="Test accuracy with cross-entropy alone, with the trace of the layers' Hessians added to the loss (all "
+    "layers, the middle third, or the Gauss-Newton part, which is never negative), and with SAM, mean ± one standard "
+    "deviation over seeds. The paper claims that the penalty helps and that the middle layers alone do nearly as well "
+    "[S]; its numbers, strength and data sets are not known [?]. Ours is long-tailed, the sum over layers is clamped "
+    "at 0, and the weight is one to start from.",
     smoke="Digits, two seeds and a weight of 1e-3: no evidence about which is better.",
     needs=needs,
     draw=draw,

@@ -9,10 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .figure import Figure, Results
-from .scales import Scale
-from .steps import Bench, Reporter, Silent, Step, in_order
-
 from landscape.atomic import atomic_replacement
 from landscape.errors import LandscapeError
 from landscape.lock import writing
@@ -21,6 +17,10 @@ from landscape.plotting.drawing import DRAWING_SCHEMA
 from landscape.plotting.style import OUR_PAGES
 from landscape.plotting.table import table_text
 from landscape.store import schema_of
+
+from .figure import Figure, Results
+from .scales import Scale
+from .steps import Bench, Reporter, Silent, Step, in_order
 
 _TABLES: dict[str, Literal["markdown", "latex"]] = {".md": "markdown", ".tex": "latex"}
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
-from .figure import FinishedRun
-from .steps import representatives
 from numpy.typing import NDArray
 
 from landscape.curvature.results import PartSpectrum
 from landscape.data.longtailed import class_groups
 from landscape.plotting import Drawing
 from landscape.plotting.accuracy import class_sizes
+from landscape.plotting.layers import Epochs
 from landscape.plotting.table import result_table
 from landscape.store import SpectrumFile, split_epoch
+
+from .figure import FinishedRun
+from .steps import representatives
 
 
 def spectrum_of(file: SpectrumFile, place: str, label: str | None = None) -> PartSpectrum:
@@ -38,6 +41,11 @@ def epochs_of(file: SpectrumFile) -> dict[int, list[PartSpectrum]]:
         assert epoch is not None
         epochs.setdefault(epoch, []).append(replace(spectrum, part=part))
     return epochs
+
+
+def layers_of(file: SpectrumFile) -> Epochs:
+    """The same, as figures of layers take it: there a single checkpoint has no epoch."""
+    return cast(Epochs, epochs_of(file))
 
 
 def groups_of(run: FinishedRun) -> dict[str, tuple[int, ...]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from landscape.plotting import Drawing, compose, density_grid
+from landscape.plotting.surface import surface_relief
+from landscape.surface.results import Surface
+
 from .figure import Figure, Needs, Results
 from .methods import train
 from .pieces import sizes_of, spectrum_of
 from .scales import Scale
-
-from landscape.plotting import Drawing, compose, density_grid
-from landscape.plotting.surface import surface_relief
-from landscape.surface.results import Surface
 
 
 def needs(scale: Scale) -> Needs:

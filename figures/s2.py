@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from landscape.plotting import Drawing, density_grid
+
 from .figure import Figure, Needs, Results
 from .methods import train
 from .pieces import spectrum_of
 from .scales import Scale
-
-from landscape.plotting import Drawing, density_grid
 
 LOSSES = ("CE", "CE+DRW", "LDAM+DRW", "VS")
 PLACES = ("head", "mid", "tail")
@@ -32,8 +32,8 @@ FIGURE = Figure(
     "smallest (columns) after training with four losses by SGD (rows), plain cross-entropy of the class throughout. "
     "The paper claims that the spectra of tail classes reach far below zero with each of these losses [M]; how its "
     "figure is arranged is recalled, not verified [M].",
-    smoke="Digits and a network of 14,458 parameters, with at most six images in the smallest class: no evidence about "
-    "the claim.",
+    smoke="Digits and a network of 14,458 parameters, with at most six images in the smallest class: no evidence "
+    "about the claim.",
     needs=needs,
     draw=draw,
 )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from landscape.curvature.results import PartSpectrum
+from landscape.plotting import Drawing
+from landscape.plotting.density import density_overlay
+
 from .figure import Figure, Needs, Results
 from .methods import train
 from .pieces import spectrum_of
 from .s2 import LOSSES
 from .scales import Scale
-
-from landscape.curvature.results import PartSpectrum
-from landscape.plotting import Drawing
-from landscape.plotting.density import density_overlay
 
 OPTIMIZERS = {"SGD": "", "SAM": "+SAM"}
 
@@ -36,8 +36,8 @@ FIGURE = Figure(
     paper="Rangwani et al., NeurIPS 2022 (Saddle-LongTail), effect of SAM",
     shows="Spectral density of the Hessian of the smallest class's loss after four losses, each trained by SGD and by "
     "SAM. The paper claims that SAM shrinks |λ_min|, and λ_max, of the tail [M].",
-    smoke="Digits, a network of 14,458 parameters and smaller ρ (0.05 with CE, 0.2 with the others): no evidence about "
-    "the claim.",
+    smoke="Digits, a network of 14,458 parameters and smaller ρ (0.05 with CE, 0.2 with the others): no evidence "
+    "about the claim.",
     needs=needs,
     draw=draw,
 )

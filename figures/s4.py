@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from landscape.plotting import Drawing
+from landscape.plotting.curves import sweep_curves, training_curves
+from landscape.switches import switches
+
 from .figure import Figure, Needs, Results
 from .methods import train
 from .pieces import epochs_of
 from .scales import Scale
-
-from landscape.plotting import Drawing
-from landscape.plotting.curves import sweep_curves, training_curves
-from landscape.switches import switches
 
 METHODS = ("CE+DRW", "CE+DRW+SAM")
 
@@ -28,9 +28,9 @@ FIGURE = Figure(
     name="S4",
     title="both ends of the spectrum of a head and a tail class during training",
     paper="Rangwani et al., NeurIPS 2022 (Saddle-LongTail), curvature over epochs",
-    shows="λ_min, λ_max and |λ_min/λ_max| of the largest and the smallest class over the epochs of CE + DRW, trained by "
-    "SGD and by SAM; the dashed line is where class weights come on. The paper claims that with SGD the tail's negative "
-    "curvature grows when it is re-weighted, and that SAM keeps it small [M].",
+    shows="λ_min, λ_max and |λ_min/λ_max| of the largest and the smallest class over the epochs of CE + DRW, trained "
+    "by SGD and by SAM; the dashed line is where class weights come on. The paper claims that with SGD the tail's "
+    "negative curvature grows when it is re-weighted, and that SAM keeps it small [M].",
     smoke="Five checkpoints of 20 epochs on digits: the panels, not the claim.",
     needs=needs,
     draw=draw,

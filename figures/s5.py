@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+
+from landscape.plotting import Drawing
+from landscape.plotting.setting import setting_curves
+
 from .figure import Figure, Needs, Results
 from .methods import train, train_seeds
 from .pieces import seeds_of, shares_of, spectrum_of
 from .scales import Scale
-
-from landscape.plotting import Drawing
-from landscape.plotting.setting import setting_curves
 
 METHOD = "CE+DRW+SAM"
 RADII = (0.05, 0.1, 0.2, 0.5, 0.8)
@@ -42,10 +43,10 @@ FIGURE = Figure(
     title="accuracy and curvature of the tail against the radius ρ of SAM",
     paper="Rangwani et al., NeurIPS 2022 (Saddle-LongTail), effect of ρ",
     shows="Test accuracy after CE + DRW with SAM of radius ρ, mean and one standard deviation over seeds; and "
-    "|λ_min/λ_max| of the smallest class with the first seed. The paper claims that the tail's accuracy rises up to ρ of "
-    "0.5 to 0.8 while the head's stays [M].",
-    smoke="Digits and two seeds; a network of 14,458 parameters stands smaller ρ than ResNet-32: no evidence about the "
-    "claim.",
+    "|λ_min/λ_max| of the smallest class with the first seed. The paper claims that the tail's accuracy rises up to ρ "
+    "of 0.5 to 0.8 while the head's stays [M].",
+    smoke="Digits and two seeds; a network of 14,458 parameters stands smaller ρ than ResNet-32: no evidence about "
+    "the claim.",
     needs=needs,
     draw=draw,
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from landscape.plotting import Drawing
+
 from .figure import Figure, Needs, Results
 from .methods import train_seeds
 from .pieces import accuracy_table, seeds_of
 from .scales import Scale
-
-from landscape.plotting import Drawing
 
 # Row of the table → method.
 ROWS = {

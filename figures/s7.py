@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from landscape.plotting import Drawing
+from landscape.plotting.accuracy import accuracy_bars
+
 from .figure import Figure, Needs, Results
 from .methods import train_seeds
 from .pieces import accuracies_of, groups_of, seeds_of
 from .scales import Scale
-
-from landscape.plotting import Drawing
-from landscape.plotting.accuracy import accuracy_bars
 
 METHODS = ("CE", "CE+SAM", "CE+DRW", "CE+DRW+SAM")
 
@@ -32,8 +32,8 @@ FIGURE = Figure(
     name="S7",
     title="accuracy of every class, with SGD and with SAM",
     paper="Rangwani et al., NeurIPS 2022 (Saddle-LongTail), per-class accuracy",
-    shows="Test accuracy of every class after the last epoch, mean and one standard deviation over seeds, and the mean "
-    "of each group as a line. The paper's table has SAM without re-weighting raise head and mid but not the tail "
+    shows="Test accuracy of every class after the last epoch, mean and one standard deviation over seeds, and the "
+    "mean of each group as a line. The paper's table has SAM without re-weighting raise head and mid but not the tail "
     "(52.3 to 51.7 % on CIFAR-10-LT), and SAM with DRW raise the tail from 61.4 to 73.1 % [M✓].",
     smoke="Digits, two seeds and smaller ρ: no evidence about the claim.",
     needs=needs,

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from .steps import Spectra, Training, Walk
-
 from landscape.curvature import MeasureSettings
 from landscape.errors import LandscapeError, did_you_mean
 from landscape.study import StudyPlan
 from landscape.study.surface import SurfacePlan
 from landscape.training.library import read_recipe
 from landscape.training.recipe import Recipe, set_value
+
+from .steps import Spectra, Training, Walk
 
 ScaleName = Literal["smoke", "paper"]
 

@@ -275,6 +275,7 @@ class Walk(Step):
         plan = replace(self.plan, device=bench.device)
         if self.of is not None:
             info = read_info(run / "last.safetensors")
+            assert info is not None
             chosen = str(representatives(info.class_counts)[self.of])
             plan = replace(plan, of=chosen, classes=chosen)
         with bench.reporter.surface(f"walk from {self.training.title}") as progress:
