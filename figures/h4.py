@@ -26,7 +26,7 @@ FIGURE = Figure(
     paper="Sankar et al., AAAI 2021 (layer-wise Hessian), regulariser HTR",
     shows="Test accuracy with cross-entropy alone, with the trace of the layers' Hessians added to the loss (all "
     "layers, the middle third, or the Gauss-Newton part, which is never negative), and with SAM, mean ± one standard "
-    "deviation over seeds. The paper claims that the penalty helps and that the middle layers alone do nearly as well "
+    "deviation over seeds. The paper claims that penalising the middle layers alone works comparably at less cost "
     "[S]; its numbers, strength and data sets are not known [?]. Ours is long-tailed, the sum over layers is clamped "
     "at 0, and the weight is one to start from.",
     smoke="Digits, two seeds and a weight of 1e-3: no evidence about which is better.",

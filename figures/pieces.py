@@ -21,25 +21,29 @@ from .figure import FinishedRun
 from .steps import representatives
 
 
-def spectrum_of(file: SpectrumFile, place: str, label: str | None = None) -> PartSpectrum:
+def spectrum_of(file: SpectrumFile, place: str, panel: str | None = None) -> PartSpectrum:
     """The spectrum of the class at a place: ``head``, ``mid`` or ``tail``.
 
     Args:
         file: of the training's last checkpoint.
         place: the largest class, the one in the middle, the smallest.
-        label: what a figure calls it; its name and place if not given.
+        panel: what a figure calls it, where the class does not tell panels apart; else it has its place and its name.
     """
     spectrum = file.read_part(f"class/{representatives(file.meta['class_counts'])[place]}")
-    return replace(spectrum, label=label or f"{place}: {spectrum.label}")
+    if panel is None:
+        return replace(spectrum, label=f"{place}: {spectrum.label}")
+    return replace(spectrum, label=panel, part=panel)
 
 
 def epochs_of(file: SpectrumFile) -> dict[int, list[PartSpectrum]]:
-    """Epoch → its parts, named without it."""
+    """Epoch → its parts, named without it; classes by their place too."""
+    places = {f"class/{label}": place for place, label in representatives(file.meta["class_counts"]).items()}
     epochs: dict[int, list[PartSpectrum]] = {}
     for spectrum in file.read_all():
         epoch, part = split_epoch(spectrum.part)
         assert epoch is not None
-        epochs.setdefault(epoch, []).append(replace(spectrum, part=part))
+        label = f"{places[part]}: {spectrum.label}" if part in places else spectrum.label
+        epochs.setdefault(epoch, []).append(replace(spectrum, part=part, label=label))
     return epochs
 
 

@@ -30,8 +30,8 @@ FIGURE = Figure(
     paper="Rangwani et al., NeurIPS 2022 (Saddle-LongTail), class-wise Hessian",
     shows="Spectral density of the Hessian of one class's loss: the largest class, the one in the middle and the "
     "smallest (columns) after training with four losses by SGD (rows), plain cross-entropy of the class throughout. "
-    "The paper claims that the spectra of tail classes reach far below zero with each of these losses [M]; how its "
-    "figure is arranged is recalled, not verified [M].",
+    "The paper claims that networks end at saddle points of the losses of tail classes [S]; how its figure is "
+    "arranged is recalled, not verified [M].",
     smoke="Digits and a network of 14,458 parameters, with at most six images in the smallest class: no evidence "
     "about the claim.",
     needs=needs,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from landscape.curvature.results import PartSpectrum
 from landscape.plotting import Drawing
 from landscape.plotting.density import density_overlay
 
@@ -23,11 +20,12 @@ def needs(scale: Scale) -> Needs:
 
 
 def draw(results: Results) -> Drawing:
-    def tail(loss: str, suffix: str) -> PartSpectrum:
-        # A panel a loss: all of them show the same class.
-        return replace(spectrum_of(results.spectra[loss + suffix], "tail", loss), part=loss)
-
-    return density_overlay({name: [tail(loss, suffix) for loss in LOSSES] for name, suffix in OPTIMIZERS.items()})
+    return density_overlay(
+        {
+            name: [spectrum_of(results.spectra[loss + suffix], "tail", loss) for loss in LOSSES]
+            for name, suffix in OPTIMIZERS.items()
+        }
+    )
 
 
 FIGURE = Figure(

@@ -29,8 +29,8 @@ FIGURE = Figure(
     title="both ends of the spectrum of a head and a tail class during training",
     paper="Rangwani et al., NeurIPS 2022 (Saddle-LongTail), curvature over epochs",
     shows="λ_min, λ_max and |λ_min/λ_max| of the largest and the smallest class over the epochs of CE + DRW, trained "
-    "by SGD and by SAM; the dashed line is where class weights come on. The paper claims that with SGD the tail's "
-    "negative curvature grows when it is re-weighted, and that SAM keeps it small [M].",
+    "by SGD and by SAM; the dashed line is where class weights come on. The paper claims that SAM keeps the tail's "
+    "negative curvature small [M]; that it has such a panel is recalled, not verified [M].",
     smoke="Five checkpoints of 20 epochs on digits: the panels, not the claim.",
     needs=needs,
     draw=draw,
