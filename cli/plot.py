@@ -21,7 +21,9 @@ from landscape.plotting import (
     Look,
     check_drawing_paths,
     class_bars,
+    density_cumulative,
     density_grid,
+    density_overlay,
     detection_panels,
     layer_densities,
     layer_distance,
@@ -37,7 +39,9 @@ from landscape.store import SpectrumFile, schema_of, split_epoch
 from .tables import batches_of
 
 _ONE_EPOCH = {
-    "density": "one panel a part: eigenvalues per decade against λ, outliers, λ_min, ν",
+    "density": "one panel a part: eigenvalues per decade against λ, outliers, λ_min, M₋, ν",
+    "density-overlay": "the same of several files in one frame, a curve a file; a panel a part",
+    "density-cumulative": "one panel a part: how many eigenvalues lie below λ < 0 and above λ > 0, with their bounds",
     "classes": "λ_max, |λ_min|, negative mass, gradient and size class by class; several files side by side",
 }
 _LAYERS = {
@@ -190,12 +194,17 @@ def draw(
             part = f"class/{number}"
             if part not in members and any(s.part == part for s in chosen):
                 members.append(part)
+    if kind == "density-overlay":
+        return density_overlay(methods)
     if kind == "classes":
         banded = {group: members for group, members in groups.items() if members}
         return class_bars(methods if len(methods) > 1 else next(iter(methods.values())), groups=banded)
     if len(files) > 1:
-        raise LandscapeError("--kind density draws one file; give one, or --kind classes to compare several")
-    return density_grid(next(iter(methods.values())))
+        raise LandscapeError(
+            f"--kind {kind} draws one file; give one, or compare several with --kind density-overlay or --kind classes"
+        )
+    (spectra,) = methods.values()
+    return density_cumulative(spectra) if kind == "density-cumulative" else density_grid(spectra)
 
 
 def _draw_layers(file: SpectrumFile, kind: str, *, parts: str | None, epoch: int | None) -> Drawing:

@@ -415,8 +415,8 @@ def _radau_shares(alpha: Array, beta: Array, points: Array) -> Array:
         (g, 2, 2) for every x: lower and upper bound in rows, below and above in columns. Each is a sum of weights: as
         one minus the other side, that of a few eigenvalues would have no digit left.
     """
-    gauss = eigh_tridiagonal(alpha, beta[:-1], lapack_driver="stev")
-    return np.array([_radau_share(alpha, beta, *gauss, float(x)) for x in points])
+    nodes, vectors = eigh_tridiagonal(alpha, beta[:-1], lapack_driver="stev")
+    return np.array([_radau_share(alpha, beta, nodes, vectors, float(x)) for x in points])
 
 
 def _radau_share(alpha: Array, beta: Array, nodes: Array, vectors: Array, x: float) -> list[list[float]]:

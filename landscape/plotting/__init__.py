@@ -2,6 +2,7 @@
 
 from landscape.plotting.anomaly import detection_panels
 from landscape.plotting.classes import class_bars
+from landscape.plotting.cumulative import density_cumulative
 from landscape.plotting.density import DensityCurve, density_curve, density_grid
 from landscape.plotting.drawing import (
     Drawing,
@@ -14,6 +15,7 @@ from landscape.plotting.drawing import (
 )
 from landscape.plotting.features import nearest_class_matrix, tsne_map
 from landscape.plotting.layers import layer_densities, layer_distance, layer_training
+from landscape.plotting.overlay import density_overlay
 from landscape.plotting.style import Look, style
 
 __all__ = [
@@ -23,8 +25,10 @@ __all__ = [
     "check_drawing_paths",
     "class_bars",
     "compose",
+    "density_cumulative",
     "density_curve",
     "density_grid",
+    "density_overlay",
     "detection_panels",
     "layer_densities",
     "layer_distance",

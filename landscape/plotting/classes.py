@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
-from landscape.plotting.density import is_certified, plain_or_power
+from landscape.plotting.density import is_certified, part_labels, plain_or_power
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
 from landscape.plotting.style import PALETTE, add_legend, literal, shorten, text_width
 
@@ -58,7 +58,7 @@ def class_bars(
     methods = dict(spectra) if isinstance(spectra, Mapping) else {"": spectra}
     if not any(methods.values()):
         raise LandscapeError("no spectra to draw: the file has no complete part, or none was selected")
-    labels = _labels(methods)
+    labels = part_labels(methods)
     table = _tabulate(methods, list(labels))
     for name, members in (groups or {}).items():
         unknown = [part for part in members if part not in labels]
@@ -70,19 +70,6 @@ def class_bars(
         "methods": np.array(list(methods)),
     }
     return Drawing("classes", {**words, **table}, {"groups": [[name, list(m)] for name, m in (groups or {}).items()]})
-
-
-def _labels(methods: Mapping[str, Sequence[PartSpectrum]]) -> dict[str, str]:
-    """Part → label, in the order of first appearance."""
-    labels: dict[str, str] = {}
-    for method, parts in methods.items():
-        names = [spectrum.part for spectrum in parts]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise LandscapeError(f"part '{twice}' appears twice{f' in {method!r}' if method else ''}: give each once")
-        for spectrum in parts:
-            labels.setdefault(spectrum.part, spectrum.label)
-    return labels
 
 
 def _tabulate(methods: Mapping[str, Sequence[PartSpectrum]], parts: Sequence[str]) -> dict[str, Array]:

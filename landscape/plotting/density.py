@@ -8,17 +8,17 @@ area under the curve is a number of eigenvalues wherever one looks.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -39,10 +39,11 @@ wider one carries weight across 0. What crosses 0 comes from |λ| < τ, where th
 MAX_PANELS = 30
 """Panels that stay legible on one printed page."""
 
-_LEAST_COUNT = 0.5  # eigenvalues per decade at the foot of the vertical axis
-_BROAD = 5.0  # inches from which a figure has more than two panels beside each other
-_CURVE, _OUTLIER, _NEGATIVE = PALETTE[0], "0.25", PALETTE[3]
-_BAND = 0.3  # opacity
+LEAST_COUNT = 0.5
+"""Eigenvalues, or eigenvalues per decade, at the foot of a vertical axis."""
+
+CURVE, NEGATIVE, _OUTLIER = PALETTE[0], PALETTE[3], "0.25"
+BAND = 0.3  # opacity
 _CURVES = ("eigenvalues", "mean", "low", "high", "outliers")
 
 
@@ -146,23 +147,23 @@ def density_grid(spectra: Sequence[PartSpectrum], *, ncols: int | None = None) -
         )
     if ncols is not None and ncols < 1:
         raise LandscapeError(f"ncols = {ncols}: expected at least 1")
-    threshold = _linear_threshold(spectra)
+    threshold = linear_threshold(spectra)
     curves = [density_curve(spectrum.density, threshold) for spectrum in spectra]
     arrays: dict[str, NDArray[Any]] = {
         "parts": np.array([spectrum.part for spectrum in spectra]),
         "labels": np.array([spectrum.label for spectrum in spectra]),
         "num_samples": np.array([spectrum.num_samples for spectrum in spectra]),
         "threshold": np.array(threshold),
-        **_numbers_of(spectra),
+        **numbers_of(spectra),
     }
     for spectrum, curve in zip(spectra, curves, strict=True):
         for name in ("eigenvalues", "probes", "mean", "low", "high"):
             arrays[f"{spectrum.part}/{name}"] = getattr(curve, name)
         arrays[f"{spectrum.part}/outliers"] = spectrum.density.deflated
-    return Drawing("density", arrays, {"limits": _horizontal_limits(spectra, curves, threshold), "columns": ncols})
+    return Drawing("density", arrays, {"limits": horizontal_limits(spectra, curves, threshold), "columns": ncols})
 
 
-def _numbers_of(spectra: Sequence[PartSpectrum]) -> dict[str, NDArray[Any]]:
+def numbers_of(spectra: Sequence[PartSpectrum]) -> dict[str, NDArray[Any]]:
     """What is written above the curves: (p,), and (p, 3) value, low and high of the intervals."""
     saddles = [spectrum.saddle for spectrum in spectra]
     names = ("noise_floor", "lambda_min", "lambda_min_residual", "lambda_max", "lambda_max_residual")
@@ -178,49 +179,114 @@ def _numbers_of(spectra: Sequence[PartSpectrum]) -> dict[str, NDArray[Any]]:
 
 @renders("density")
 def _grid(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
-    width = matplotlib.rcParams["figure.figsize"][0]
     low, high = settings["limits"]
-    threshold, count = float(arrays["threshold"]), len(arrays["parts"])
-    columns = settings["columns"] or _column_count(count, 2 if width < _BROAD else 5)
-    ticks = _decade_ticks((low, high), threshold, _panel_width(width, columns))
-    if settings["columns"] is None and columns > 2 and (ticks.upright or not ticks.enough):
-        wider = _decade_ticks((low, high), threshold, _panel_width(width, columns - 1))
+    lines, size = 4, matplotlib.rcParams["font.size"] - 1
+    panels = signed_panels(
+        len(arrays["parts"]), (low, high), float(arrays["threshold"]), columns=settings["columns"],
+        height=lambda width: min(max(0.85 * width, 0.9 + lines * size * 1.25 / 72), 2.6),
+    )  # fmt: skip
+    curves = [{name: arrays[f"{part}/{name}"] for name in _CURVES} for part in arrays["parts"]]
+    top = max(float(np.nanmax(np.r_[curve["mean"], curve["high"]])) for curve in curves)
+    # The text stands above every curve: the share of the height it needs is added on top of the data.
+    share = (lines * size * 1.25 / 72 + 0.06) / panels.height
+    set_vertical_axis(panels.axes[0], top, above=share)
+    for number, (axes, curve) in enumerate(zip(panels.axes, curves, strict=True)):
+        axes.axvspan(low, 0.0, color=NEGATIVE, alpha=0.08, linewidth=0, zorder=0)
+        draw_curve(axes, curve, CURVE)
+        _draw_outliers(axes, curve["outliers"], float(arrays["noise_floor"][number]))
+        certified = bool(arrays["certified"][number])
+        axes.plot([arrays["lambda_min"][number]], [1.0], clip_on=False, zorder=5, **triangle(certified))
+        axes.axvline(0.0, ymax=1 - share, color="0.6", linewidth=0.5, zorder=1)
+        _write_numbers(axes, arrays, number, size, panels.width - 0.1)
+        axes.set_title(panel_title(str(arrays["labels"][number]), int(arrays["num_samples"][number]), panels.width))
+    panels.figure.supylabel("eigenvalues per decade of |λ|")
+    _add_legend(panels.figure, has_band=any(np.isfinite(curve["high"]).all() for curve in curves))
+    return panels.figure
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A grid of panels over one axis of λ."""
+
+    figure: Canvas
+    axes: list[Axes]
+    width: float  # of a panel, inches
+    height: float
+
+
+def signed_panels(
+    count: int,
+    limits: tuple[float, float],
+    threshold: float,
+    *,
+    height: Callable[[float], float],
+    columns: int | None = None,
+    narrowest: float = 1.13,
+) -> Panels:
+    """A figure of ``count`` panels that share both axes, that of λ linear within ±``threshold`` and ready.
+
+    Args:
+        limits: ends of the axis of λ.
+        height: width of a panel → its height, inches.
+        columns: panels in a row; chosen from their number and the width of the page if not given.
+        narrowest: inches that a panel should have; those of two in a row may have less.
+    """
+    page = matplotlib.rcParams["figure.figsize"][0]
+
+    def width_of(columns: int) -> float:
+        return float((page - 0.65) / columns - 0.08)  # what the shared labels and the gaps leave
+
+    # Many panels one above the other would not fit on a page: they are rather narrower.
+    most = max(1 if count <= 3 else 2, min(5, int((page - 0.65) / (narrowest + 0.08) + 1e-9)))
+    chosen = columns or _column_count(count, most)
+    ticks = _decade_ticks(limits, threshold, width_of(chosen))
+    if columns is None and chosen > 2 and (ticks.upright or not ticks.enough):
+        wider = _decade_ticks(limits, threshold, width_of(chosen - 1))
         if wider.enough and not wider.upright:
-            columns, ticks = columns - 1, wider
-    rows = math.ceil(count / columns)
-    panel_width = _panel_width(width, columns)
-    panel_height = min(max(0.85 * panel_width, 1.35), 2.6)
-    figure = new_figure(rows * (panel_height + 0.22) + 0.85, w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.03)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+            chosen, ticks = chosen - 1, wider
+    rows, width = math.ceil(count / chosen), width_of(chosen)
+    figure = new_figure(rows * (height(width) + 0.22) + 0.85, w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.03)
+    grid = figure.subplots(rows, chosen, sharex=True, sharey=True, squeeze=False)
     panels, empty = list(grid.flat[:count]), list(grid.flat[count:])
     for axes in empty:
         axes.set_axis_off()
         grid[rows - 2, list(grid[-1]).index(axes)].tick_params(labelbottom=True)
-    _set_horizontal_axis(panels, (low, high), threshold, ticks)
-    lines = 4
-    size = matplotlib.rcParams["font.size"] - 1
-    curves = [{name: arrays[f"{part}/{name}"] for name in _CURVES} for part in arrays["parts"]]
-    top = max(float(np.nanmax(np.r_[curve["mean"], curve["high"]])) for curve in curves)
-    # The text stands above every curve: the share of the height it needs is added on top of the data.
-    share = (lines * size * 1.25 / 72 + 0.06) / panel_height
-    panels[0].set_yscale("log")
-    panels[0].set_ylim(_LEAST_COUNT, _LEAST_COUNT * (top / _LEAST_COUNT) ** (1 / (1 - share)))
-    panels[0].yaxis.set_major_locator(LogLocator(numticks=5))
-    panels[0].yaxis.set_minor_locator(LogLocator(numticks=99))
-    panels[0].yaxis.set_minor_formatter(NullFormatter())
-    for number, (axes, curve) in enumerate(zip(panels, curves, strict=True)):
-        axes.axvspan(low, 0.0, color=_NEGATIVE, alpha=0.08, linewidth=0, zorder=0)
-        _draw_curve(axes, curve, _CURVE)
-        _draw_outliers(axes, curve["outliers"], float(arrays["noise_floor"][number]))
-        certified = bool(arrays["certified"][number])
-        axes.plot([arrays["lambda_min"][number]], [1.0], clip_on=False, zorder=5, **_triangle(certified))
-        axes.axvline(0.0, ymax=1 - share, color="0.6", linewidth=0.5, zorder=1)
-        _write_numbers(axes, arrays, number, size, panel_width - 0.1)
-        title = _panel_title(str(arrays["labels"][number]), int(arrays["num_samples"][number]), panel_width)
-        axes.set_title(title)
-    _name_axes(figure, threshold)
-    _add_legend(figure, has_band=any(np.isfinite(curve["high"]).all() for curve in curves))
-    return figure
+    _set_horizontal_axis(panels, limits, threshold, ticks)
+    scale = plain_or_power(float(f"{threshold:.0e}"))
+    words = f"eigenvalue λ (linear within ±{scale}, logarithmic outside)"
+    if label_width(words, matplotlib.rcParams["figure.labelsize"]) > page - 0.1:
+        words = f"eigenvalue λ (linear within ±{scale})"
+    figure.supxlabel(words)
+    return Panels(figure, panels, width, height(width))
+
+
+def set_vertical_axis(axes: Axes, top: float, *, above: float, below: float = 0.0) -> None:
+    """Counts from :data:`LEAST_COUNT` to ``top``, logarithmic, with shares of the height left free on either side."""
+    span = math.log(max(top, 2 * LEAST_COUNT) / LEAST_COUNT) / (1 - above - below)
+    axes.set_yscale("log")
+    axes.set_ylim(LEAST_COUNT * math.exp(-below * span), LEAST_COUNT * math.exp((1 - below) * span))
+    decades = range(0, math.floor(math.log10(LEAST_COUNT) + (1 - below) * span / math.log(10)) + 1)
+    step = math.ceil(len(decades) / 4)
+    axes.yaxis.set_major_locator(FixedLocator([10.0**k for k in decades][::step]))
+    axes.yaxis.set_minor_locator(FixedLocator([10.0**k for k in decades]))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def part_labels(methods: Mapping[str, Sequence[PartSpectrum]]) -> dict[str, str]:
+    """Part → label, in the order of first appearance over the methods.
+
+    Raises:
+        LandscapeError: a part twice in one method.
+    """
+    labels: dict[str, str] = {}
+    for method, parts in methods.items():
+        names = [spectrum.part for spectrum in parts]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise LandscapeError(f"part '{twice}' appears twice{f' in {method!r}' if method else ''}: give each once")
+        for spectrum in parts:
+            labels.setdefault(spectrum.part, spectrum.label)
+    return labels
 
 
 def is_certified(saddle: SaddleReport) -> bool:
@@ -230,10 +296,10 @@ def is_certified(saddle: SaddleReport) -> bool:
 
 def with_error(value: float, error: float) -> str:
     """``value ± error`` for a small space: three significant digits, the error with one."""
-    return f"{_number(value, 3)} ± {_number(error, 1)}"
+    return f"{short_number(value, 3)} ± {short_number(error, 1)}"
 
 
-def _number(value: float, digits: int) -> str:
+def short_number(value: float, digits: int) -> str:
     if not math.isfinite(value):
         return str(value)
     text = f"{value:#.{digits}g}" if digits > 1 and 1e-3 <= abs(value) < 10**digits else f"{value:.{digits}g}"
@@ -242,7 +308,7 @@ def _number(value: float, digits: int) -> str:
     return text.replace("-", "−")
 
 
-def _linear_threshold(spectra: Sequence[PartSpectrum]) -> float:
+def linear_threshold(spectra: Sequence[PartSpectrum]) -> float:
     floor = max(spectrum.saddle.noise_floor for spectrum in spectra)
     threshold = max(floor, 1e-4 * max(float(np.abs(_extremes(spectrum)).max()) for spectrum in spectra))
     return threshold if threshold > 0 else 1.0  # a spectrum that is 0 everywhere has no scale of its own
@@ -256,13 +322,13 @@ def _extremes(spectrum: PartSpectrum) -> Array:
     return np.concatenate([ends, spectrum.density.deflated])
 
 
-def _horizontal_limits(
+def horizontal_limits(
     spectra: Sequence[PartSpectrum], curves: Sequence[DensityCurve], threshold: float
 ) -> tuple[float, float]:
-    """Room for every eigenvalue and for every curve until it has sunk below the axis."""
+    """Ends of the axis of λ: room for every eigenvalue and for every curve until it has sunk below the axis."""
     positions = [np.arcsinh(_extremes(spectrum) / threshold) for spectrum in spectra]
     for curve in curves:
-        visible = curve.grid[np.fmax(curve.mean, curve.high) > _LEAST_COUNT]
+        visible = curve.grid[np.fmax(curve.mean, curve.high) > LEAST_COUNT]
         positions.append(visible[[0, -1]] if visible.size else visible)
     every = np.concatenate(positions)
     margin = max(0.03 * np.ptp(every), KERNEL_WIDTH)
@@ -271,13 +337,9 @@ def _horizontal_limits(
     return threshold * math.sinh(low), threshold * math.sinh(high)
 
 
-def _panel_width(width: float, columns: int) -> float:
-    return (width - 0.65) / columns - 0.08  # what the shared labels and the gaps leave
-
-
 @dataclass(frozen=True)
 class _Ticks:
-    """Ticks of a signed logarithmic axis."""
+    """_Ticks of a signed logarithmic axis."""
 
     labelled: list[float]  # ascending, 0 among them
     decades: list[float]  # every ±10^k on the axis
@@ -315,7 +377,7 @@ def _label_width(value: float, size: float) -> float:
 
 
 def _decade_ticks(limits: tuple[float, float], threshold: float, panel_width: float) -> _Ticks:
-    """Ticks at 0 and ±10^k, as many of them labelled as fit side by side in an even step, each side for itself."""
+    """_Ticks at 0 and ±10^k, as many of them labelled as fit side by side in an even step, each side for itself."""
     inches = panel_width / (math.asinh(limits[1] / threshold) - math.asinh(limits[0] / threshold))
     largest = math.floor(math.log10(max(-limits[0], limits[1])))
     least = math.ceil(math.log10(threshold) - 1e-9)
@@ -361,14 +423,16 @@ def _labelled(
     return best
 
 
-def _draw_curve(axes: Axes, curve: Mapping[str, Array], color: Any, linestyle: Any = "-") -> None:
+def draw_curve(axes: Axes, curve: Mapping[str, Array], color: Any, linestyle: Any = "-") -> list[Artist]:
     """The mean and, if there are two probes, its band."""
     # Where the estimate says less than a tenth of the axis floor there is nothing to see, and 0 has no logarithm.
-    floor = _LEAST_COUNT / 10
+    floor = LEAST_COUNT / 10
+    drawn: list[Artist] = []
     if np.isfinite(curve["high"]).all():
         low, high = (np.maximum(curve[end], floor) for end in ("low", "high"))
-        axes.fill_between(curve["eigenvalues"], low, high, color=color, alpha=_BAND, linewidth=0, zorder=2)
-    axes.plot(curve["eigenvalues"], np.maximum(curve["mean"], floor), color=color, linestyle=linestyle, zorder=3)
+        drawn.append(axes.fill_between(curve["eigenvalues"], low, high, color=color, alpha=BAND, linewidth=0, zorder=2))
+    mean = np.maximum(curve["mean"], floor)
+    return drawn + axes.plot(curve["eigenvalues"], mean, color=color, linestyle=linestyle, zorder=3)
 
 
 def _draw_outliers(axes: Axes, outliers: Array, floor: float) -> None:
@@ -383,24 +447,24 @@ def _draw_outliers(axes: Axes, outliers: Array, floor: float) -> None:
 
 
 def _stem_colors(outliers: Array, floor: float) -> list[Any]:
-    return [_NEGATIVE if outlier < -floor else _OUTLIER for outlier in outliers]
+    return [NEGATIVE if outlier < -floor else _OUTLIER for outlier in outliers]
 
 
 _POSITIVE_STEM: dict[str, Any] = {"marker": ".", "markersize": 2.5, "color": _OUTLIER}
-_NEGATIVE_STEM: dict[str, Any] = {**_POSITIVE_STEM, "color": _NEGATIVE}
+_NEGATIVE_STEM: dict[str, Any] = {**_POSITIVE_STEM, "color": NEGATIVE}
 _OPEN_STEM: dict[str, Any] = {
     "marker": "o", "markersize": 2.2, "color": _OUTLIER, "markerfacecolor": "white", "markeredgewidth": 0.5
 }  # fmt: skip
 
 
-def _triangle(certified: bool) -> dict[str, Any]:
-    face = _NEGATIVE if certified else "white"
+def triangle(certified: bool, color: Any = NEGATIVE) -> dict[str, Any]:
+    """The mark of λ_min: filled if it is certified negative."""
     return {
         "linestyle": "none",
         "marker": "v",
         "markersize": 4.5,
-        "color": _NEGATIVE,
-        "markerfacecolor": face,
+        "color": color,
+        "markerfacecolor": color if certified else "white",
         "markeredgewidth": 0.7,
     }
 
@@ -409,8 +473,8 @@ def _write_numbers(axes: Axes, arrays: Arrays, number: int, size: float, width: 
     lines = [
         f"λ$_{{min}}$ {with_error(arrays['lambda_min'][number], arrays['lambda_min_residual'][number])}",
         f"λ$_{{max}}$ {with_error(arrays['lambda_max'][number], arrays['lambda_max_residual'][number])}",
-        f"M$_{{−}}$ {_with_interval(arrays['negative_mass'][number])}",
-        f"ν {_with_interval(arrays['negative_fraction'][number])}",
+        f"M$_{{−}}$ {with_interval(arrays['negative_mass'][number])}",
+        f"ν {with_interval(arrays['negative_fraction'][number])}",
     ]
     widest = max(label_width(line, size) for line in lines)
     axes.annotate(
@@ -427,45 +491,37 @@ def _write_numbers(axes: Axes, arrays: Arrays, number: int, size: float, width: 
     )
 
 
-def _with_interval(interval: Array) -> str:
+def with_interval(interval: Array) -> str:
     """``value [low, high]`` for a small space; a dash where there is none, as ν of a Hessian that is 0."""
     if not math.isfinite(interval[0]):
         return "–"
-    return f"{_number(interval[0], 2)} [{_number(interval[1], 2)}, {_number(interval[2], 2)}]".replace("inf", "∞")
+    return f"{short_number(interval[0], 2)} [{short_number(interval[1], 2)}, {short_number(interval[2], 2)}]".replace(
+        "inf", "∞"
+    )
 
 
-def _panel_title(label: str, num_samples: int, width: float) -> str:
+def panel_title(label: str, num_samples: int, width: float) -> str:
     size, count = matplotlib.rcParams["axes.titlesize"], f", N = {num_samples}"
     return literal(shorten(label, size, width - text_width(count, size))) + count
 
 
-def _name_axes(figure: Canvas, threshold: float, ordinate: str = "eigenvalues per decade of |λ|") -> None:
-    scale = plain_or_power(float(f"{threshold:.0e}"))
-    size = matplotlib.rcParams["figure.labelsize"]
-    words = f"eigenvalue λ (linear within ±{scale}, logarithmic outside)"
-    if label_width(words, size) > matplotlib.rcParams["figure.figsize"][0] - 0.1:
-        words = f"eigenvalue λ (linear within ±{scale})"
-    figure.supxlabel(words)
-    figure.supylabel(ordinate)
-
-
 def _add_legend(figure: Canvas, *, has_band: bool) -> None:
-    line, band = Line2D([], [], color=_CURVE), Patch(color=_CURVE, alpha=_BAND, linewidth=0)
+    line, band = Line2D([], [], color=CURVE), Patch(color=CURVE, alpha=BAND, linewidth=0)
     stems = tuple(Line2D([], [], linestyle="none", **look) for look in (_POSITIVE_STEM, _NEGATIVE_STEM, _OPEN_STEM))
     entries: list[tuple[Any, str]] = [
         ((band, line), "density, mean and 95 % band over probes")
         if has_band
         else (line, "density (one probe, no band)"),
         (stems, "deflated eigenvalue: positive, certified negative, sign not told"),
-        (Line2D([], [], **_triangle(True)), "λ$_{min}$, certified negative"),
-        (Line2D([], [], **_triangle(False)), "λ$_{min}$, sign not told"),
+        (Line2D([], [], **triangle(True)), "λ$_{min}$, certified negative"),
+        (Line2D([], [], **triangle(False)), "λ$_{min}$, sign not told"),
     ]
-    add_legend(figure, entries, handlers={stems: HandlerTuple(ndivide=None, pad=0.1)})
+    add_legend(figure, entries, side_by_side=stems)
 
 
 def _column_count(panels: int, most: int) -> int:
     """Columns that leave few holes and a landscape page: 10 → 5, 12 → 4."""
-    if panels <= min(3, most):
-        return panels
+    if panels <= min(3, most) or most == 1:
+        return min(panels, most)
     wanted = math.sqrt(1.6 * panels)
     return min(range(2, most + 1), key=lambda c: math.ceil(panels / c) * c - panels + 1.5 * abs(c - wanted))

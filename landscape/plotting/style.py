@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -32,6 +32,9 @@ COLUMN_WIDTHS: dict[str, float] = {"single": 3.35, "double": 6.9, "wide": 10.0}
 
 PALETTE: list[tuple[float, float, float]] = [tuple(color) for color in seaborn.color_palette("colorblind")]
 """Ten colours that people with any common colour-vision deficiency tell apart (seaborn's "colorblind")."""
+
+METHOD_LINES: list[Any] = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1))]
+"""Line styles of methods by position, so that they also differ in grey."""
 
 # Sizes and widths of each venue's template: (one column, the whole page) and the sizes of letters. ICCV prints with the
 # template of CVPR. A venue of one column has half of it for "single".
@@ -97,7 +100,7 @@ _EAST_ASIAN_FONTS = [
     "Malgun Gothic",
     "Arial Unicode MS",
 ]
-_LEGEND_ROOM = 3.4  # a handle and the gaps beside it, in letter sizes
+_LEGEND_ROOM = 3.9  # a handle and the gaps beside it, in letter sizes
 MISSING_GLYPH = r"Glyph \d+ .* missing from"
 
 
@@ -211,7 +214,7 @@ def class_colors(labels: Sequence[int]) -> dict[int, tuple[float, float, float]]
 
 
 def add_legend(
-    figure: FigureBase, entries: Sequence[tuple[Any, str]], *, most: int = 5, handlers: Mapping[Any, Any] | None = None
+    figure: FigureBase, entries: Sequence[tuple[Any, str]], *, most: int = 5, side_by_side: tuple[Any, ...] = ()
 ) -> Legend:
     """A legend above all axes, in as many columns as the width of the figure holds.
 
@@ -219,7 +222,7 @@ def add_legend(
         figure: or the panel of one.
         entries: handle and label; handles in a tuple lie upon each other.
         most: columns at most.
-        handlers: handle → how it is drawn, see :mod:`matplotlib.legend_handler`.
+        side_by_side: the one tuple of handles that do not lie upon each other.
     """
     size, width = matplotlib.rcParams["legend.fontsize"], matplotlib.rcParams["figure.figsize"][0]
     texts = [label_width(text, size) + _LEGEND_ROOM * size / 72 for _, text in entries]
@@ -232,11 +235,11 @@ def add_legend(
     legend = figure.legend(
         [handle for handle, _ in entries],
         [str(number) for number in range(len(entries))],
-        handler_map={tuple: HandlerTuple(ndivide=1), **(handlers or {})},
+        handler_map={tuple: HandlerTuple(ndivide=1), side_by_side: HandlerTuple(ndivide=None, pad=0.1)},
         loc="outside upper center",
         ncols=columns,
         columnspacing=1.2,
-        handlelength=1.5,
+        handlelength=2.0,
         handletextpad=0.5,
     )
     # Set afterwards, since matplotlib leaves out an entry whose name begins with "_".
