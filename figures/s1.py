@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from landscape.plotting import Drawing, compose, density_grid
 from landscape.plotting.surface import surface_relief
-from landscape.surface.results import Surface
 
 from .figure import Figure, Needs, Results
 from .methods import train
@@ -25,13 +24,12 @@ def needs(scale: Scale) -> Needs:
 
 def draw(results: Results) -> Drawing:
     densities = density_grid([spectrum_of(results.spectra["CE+DRW"], place) for place in ("head", "tail")], ncols=2)
-    reliefs = surface_relief({place: _one_loss(surface) for place, surface in results.surfaces.items()})
-    return compose([[sizes_of(results.runs["CE+DRW"]), densities], [reliefs]], widths=[[1, 2], [1]])
-
-
-def _one_loss(surface: Surface) -> Surface:
-    """Each surface has the loss of its own class alone; under one name they are drawn on one scale."""
-    return replace(surface, parts=("class",), labels=("",))
+    # Each on its own scale: losses of head and tail lie decades apart, and the shape is what is shown.
+    reliefs = [
+        surface_relief(replace(surface, labels=(f"{place}: {surface.labels[0]}",)))
+        for place, surface in results.surfaces.items()
+    ]
+    return compose([[sizes_of(results.runs["CE+DRW"]), densities], reliefs], widths=[[1, 2], [1, 1]])
 
 
 FIGURE = Figure(

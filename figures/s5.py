@@ -13,25 +13,26 @@ from .pieces import seeds_of, shares_of, spectrum_of
 from .scales import Scale
 
 METHOD = "CE+DRW+SAM"
-RADII = (0.05, 0.1, 0.2, 0.5, 0.8)
+RADII = {"smoke": (0.02, 0.05, 0.1, 0.2), "paper": (0.05, 0.1, 0.2, 0.5, 0.8)}
 
 
 def needs(scale: Scale) -> Needs:
     runs = {
-        f"{rho:g} {name}": run for rho in RADII for name, run in train_seeds(scale, METHOD, optimizer__rho=rho).items()
+        f"{rho:g} {name}": run
+        for rho in RADII[scale.name]
+        for name, run in train_seeds(scale, METHOD, optimizer__rho=rho).items()
     }
-    first = {rho: train(scale, METHOD, seed=scale.seeds[0], optimizer__rho=rho) for rho in RADII}
+    first = {rho: train(scale, METHOD, seed=scale.seeds[0], optimizer__rho=rho) for rho in RADII[scale.name]}
     return Needs(runs=runs, spectra={f"{rho:g}": scale.spectra(run) for rho, run in first.items()})
 
 
 def draw(results: Results) -> Drawing:
-    shares = np.stack([100 * shares_of(seeds_of(results.runs, f"{rho:g} {METHOD}")) for rho in RADII])
+    shares = np.stack([100 * shares_of(seeds_of(results.runs, f"{rho} {METHOD}")) for rho in results.spectra])
     ratios = [spectrum_of(file, "tail").saddle.curvature_ratio for file in results.spectra.values()]
-    accuracy = {name: shares[:, place] for place, name in enumerate(("all", "head", "mid", "tail"))}
     return setting_curves(
-        RADII,
+        [float(rho) for rho in results.spectra],
         {
-            "test accuracy (%)": accuracy,
+            "test accuracy (%)": {name: shares[:, i] for i, name in enumerate(("all", "head", "mid", "tail"))},
             "|λ$_{min}$/λ$_{max}$| of the smallest class": {"tail": np.array(ratios)},
         },
         setting="radius ρ of SAM",

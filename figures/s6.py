@@ -35,7 +35,7 @@ FIGURE = Figure(
     "compares PGD and LPF-SGD with SAM on both CIFARs [M]; its numbers for PGD and LPF-SGD are not known, those of "
     "CIFAR-10-LT are 75.5 [M✓] with SGD and 80.6 [R] with SAM. The radius of PGD's noise (0.05, every step) is ours; "
     "LPF-SGD's γ = 0.002 and ASAM's ρ = 0.5 are their papers' for CIFAR-10. Here CIFAR-10-LT alone.",
-    smoke="Digits, two seeds and ρ = 0.2 for SAM: no evidence about which is better.",
+    smoke="Digits, two seeds and smaller ρ (0.05 for SAM, 0.2 for ASAM): no evidence about which is better.",
     needs=needs,
     draw=draw,
 )

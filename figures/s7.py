@@ -35,7 +35,7 @@ FIGURE = Figure(
     shows="Test accuracy of every class after the last epoch, mean and one standard deviation over seeds, and the "
     "mean of each group as a line. The paper's table has SAM without re-weighting raise head and mid but not the tail "
     "(52.3 to 51.7 % on CIFAR-10-LT), and SAM with DRW raise the tail from 61.4 to 73.1 % [M✓].",
-    smoke="Digits, two seeds and smaller ρ: no evidence about the claim.",
+    smoke="Digits, two seeds and ρ = 0.05: no evidence about the claim.",
     needs=needs,
     draw=draw,
 )
