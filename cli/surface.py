@@ -110,7 +110,8 @@ click.rich_click.OPTION_GROUPS["* surface"] = [
     "x_range",
     callback=_parse_range,
     metavar="LOW:HIGH",
-    help="of the first coordinate [default: -1:1; -0.5:1.5 between checkpoints; all of a trajectory]",
+    help="of the first coordinate [default: -1:1; -0.5:1.5 on a line between checkpoints, 0:1 with "
+    "--interpolate-buffers; all checkpoints of a plane or trajectory with a margin]",
 )
 @click.option("--y-range", callback=_parse_range, metavar="LOW:HIGH", help="of the second")
 @click.option("--whole", is_flag=True, help="the loss of all samples; the default when no other part is named")
@@ -225,8 +226,8 @@ class SurfaceBar(WithBar):
 
     def cost(self, estimate: SurfaceCost) -> None:
         console.print(
-            f"{several(estimate.points, 'point')} × {several(estimate.images, 'image')}, "
-            f"{several(estimate.parts, 'part')} from the same passes: {duration(estimate.seconds)}; {estimate.how}",
+            f"{several(estimate.points, 'point')}, {several(estimate.parts, 'part')} from the same forward passes: "
+            f"{duration(estimate.seconds)}; {estimate.how}",
             markup=False,
             soft_wrap=True,
         )

@@ -334,7 +334,8 @@ def _vertical_axis(axes: Axes, panel: Mapping[str, Any], inches: float) -> None:
         return
     if panel["scale"] == "linear":
         low, high = axes.get_ylim()
-        axes.set_ylim(0.0 if low < 0.35 * high else low, high)
+        # A ratio halves where its curve halves; accuracies may all lie far from 0.
+        axes.set_ylim(0.0 if low < 0.35 * high or "accuracy" not in panel["quantity"] else low, high)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         return
     width = panel["linear_width"]

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from landscape.errors import LandscapeError
 from landscape.plotting.density import MAX_PANELS, plain_or_power
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
-from landscape.plotting.parts import LINE_STYLES, add_legend, part_color
-from landscape.plotting.style import PALETTE, literal, shorten, text_width
+from landscape.plotting.parts import METHOD_LINES, add_legend, method_color, part_colors
+from landscape.plotting.style import literal, shorten, text_width
 from landscape.surface.results import Surface
 
 Array = NDArray[np.float64]
@@ -106,7 +106,7 @@ def surface_lines(surfaces: Surfaces, parts: Sequence[str] | None = None) -> Dra
 @renders("surface-line")
 def _lines(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     methods, parts, labels = (arrays[name].tolist() for name in ("methods", "parts", "labels"))
-    numbers = range(len(methods))
+    numbers, colors = range(len(methods)), part_colors(parts)
     has_accuracy = any(np.isfinite(arrays[f"{number}/accuracies"]).any() for number in numbers)
     width, size = matplotlib.rcParams["figure.figsize"][0], matplotlib.rcParams["font.size"]
     broad = width >= _BROAD and has_accuracy
@@ -122,8 +122,8 @@ def _lines(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     for axes, name, scale in zip(panels, ("losses", "accuracies"), (1, 100), strict=False):
         for number in numbers:
             x = arrays[f"{number}/x"]
-            for row, part in enumerate(parts):
-                color = PALETTE[number % len(PALETTE)] if len(parts) == 1 < len(methods) else part_color(part, row)
+            for row in range(len(parts)):
+                color = method_color(number) if len(parts) == 1 < len(methods) else colors[row]
                 _draw_line(axes, x, scale * arrays[f"{number}/{name}"][row], color, _line_style(methods, number, row))
     if has_accuracy:
         panels[1].set_ylabel("accuracy (%)")
@@ -144,7 +144,7 @@ def _lines(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
 
 def _line_style(methods: Sequence[str], method: int, part: int) -> Any:
     """Of the method if there are several, else of the part: nothing is told by colour alone."""
-    return LINE_STYLES[(method if len(methods) > 1 else part) % len(LINE_STYLES)]
+    return METHOD_LINES[(method if len(methods) > 1 else part) % len(METHOD_LINES)]["linestyle"]
 
 
 def _draw_line(axes: Axes, x: Array, values: Array, color: Any, line: Any) -> None:
@@ -202,15 +202,15 @@ def _line_entries(
     if len(parts) > 1 or not several:
         entries += [
             (
-                Line2D([], [], color=part_color(part, row), linestyle="-" if several else _line_style(methods, 0, row)),
+                Line2D([], [], color=color, linestyle="-" if several else _line_style(methods, 0, row)),
                 literal(shorten(label, size, 0.4 * width)),
             )
-            for row, (part, label) in enumerate(zip(parts, labels, strict=True))
+            for row, (color, label) in enumerate(zip(part_colors(parts), labels, strict=True))
         ]
     if several:
         entries += [
             (
-                Line2D([], [], color="0.35" if len(parts) > 1 else PALETTE[number % len(PALETTE)],
+                Line2D([], [], color="0.35" if len(parts) > 1 else method_color(number),
                        linestyle=_line_style(methods, number, 0)),
                 literal(shorten(method, size, 0.4 * width)),
             )
@@ -765,7 +765,7 @@ def _plane_entries(arrays: Arrays, settings: Mapping[str, Any]) -> list[tuple[An
         entries.append((Line2D([], [], **{**_MARK, **line}), "epochs" if line else "checkpoints"))
     if any(arrays[f"{m}/far"].any() for m in marked):
         most = max(float(arrays[f"{m}/mark_distances"].max()) for m in marked)
-        entries.append((Line2D([], [], **{**_MARK, "markerfacecolor": "white"}), f"off the plane, L₂ distance up to {most:.2g}"))
+        entries.append((Line2D([], [], **{**_MARK, "markerfacecolor": "white"}), f"off the plane, L$_2$ distance up to {most:.2g}"))
     if any(not np.isfinite(arrays[f"{m}/losses"][:, arrays[f"{m}/done"]]).all() for m in methods):
         entries.append((Patch(facecolor="white", edgecolor="0.5", hatch=_HATCH, linewidth=0), "not finite"))
     if any(not arrays[f"{m}/done"].all() for m in methods):

@@ -121,8 +121,7 @@ class SurfaceCost:
     """What a walk takes, from a pass that was timed."""
 
     points: int  # still to come when the walk began
-    images: int  # forwarded at every point
-    parts: int
+    parts: int  # from the same forward passes
     seconds: float  # for the points still to come
     how: str  # what the evaluator says of itself
 
@@ -304,32 +303,39 @@ class _Walker:
             if surface.complete:
                 self.progress.note("every point is there, nothing is left to compute; --overwrite starts it again")
                 return file
-        runs = [self.run] if file is None else [*file.runs, self.run]
+        evaluate = self._evaluator(found, file)
+        run = {**self.run, "chunk_size": evaluate.chunk}
+        runs = [run] if file is None else [*file.runs, run]
         kept = [_arrays(direction) for direction in found.directions] if found.kind == "eigen" else []
 
         def save(so_far: Surface) -> None:
             SurfaceFile.write(self.output, self.meta, runs, so_far, kept)
 
-        every = _members(self.parts, len(self.images))
-        inputs, targets = self.subject.samples(self.images, self.device, torch.float32)
-        evaluate = PointLosses(
-            self.subject.model,
-            self.subject.loss(self.plan.loss).to(self.device),
-            inputs,
-            targets,
-            every,
-            directions=found.moves,
-            device=self.device,
-        )
         todo = int(np.sum(~surface.done))
         self.progress.start(surface.done.size, surface.done.size - todo)
 
         def price(seconds: float) -> None:
-            images = len(torch.cat(every).unique())
-            self.progress.cost(SurfaceCost(todo, images, len(self.parts), seconds, evaluate.describe()))
+            self.progress.cost(SurfaceCost(todo, len(self.parts), seconds, evaluate.describe()))
 
         walk(surface, evaluate, save=save, on_price=price, on_points=self.progress.points)
         return SurfaceFile.open(self.output)
+
+    def _evaluator(self, found: Slice, file: SurfaceFile | None) -> PointLosses:
+        inputs, targets = self.subject.samples(self.images, self.device, torch.float32)
+        # In forward passes of the same size, so that a file that goes on gets the same digits.
+        last = None if file is None else file.runs[-1]
+        if last is not None and torch.device(last["device"]).type != self.device.type:
+            last = None
+        return PointLosses(
+            self.subject.model,
+            self.subject.loss(self.plan.loss).to(self.device),
+            inputs,
+            targets,
+            _members(self.parts, len(self.images)),
+            directions=found.moves,
+            device=self.device,
+            chunk=int(last["chunk_size"]) if last is not None else None,
+        )
 
     def _empty(self, found: Slice) -> Surface:
         """The record before its first point."""

@@ -255,8 +255,8 @@ def checkpoint_slice(
 
     Buffers stay those of A: the running statistics of batch normalisation then belong to A everywhere, and the loss at
     B's mark is not that of B as it was trained. ``interpolate_buffers`` moves them along too: every checkpoint then has
-    its own at its mark, and what lies between, and beyond, mixtures. A variance that extrapolation makes negative gives
-    NaN, which is kept.
+    its own at its mark, and what lies between has mixtures. Beyond, a variance soon becomes negative and the loss NaN,
+    which is kept, so that a line then ends at its checkpoints.
 
     Args:
         model: A.
@@ -284,12 +284,13 @@ def checkpoint_slice(
         buffers = [displacement(model, other, buffers=True) for other in others]
         moved = tuple(combine(row, buffers) for row in weights)
     places = np.array(marks)
+    overshoot = 0.0 if len(others) == 1 and interpolate_buffers else _OVERSHOOT[len(others)]
     return Slice(
         kind="checkpoints",
         directions=tuple(combine(row, paths) for row in weights),
         axis_labels=(f"from {labels[0]} to {labels[1]}",)
         + ((f"towards {labels[2]}, orthogonal",) if len(others) == 2 else ()),
-        ranges=ranges_around(places, _OVERSHOOT[len(others)]),
+        ranges=ranges_around(places, overshoot),
         buffers=moved,
         marks=places,
         mark_labels=tuple(labels),

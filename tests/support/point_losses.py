@@ -27,13 +27,14 @@ class PlainPointLosses:
         *,
         directions: Sequence[dict[str, Tensor]],
         device: torch.device | str | None = None,
+        chunk: int | None = None,
         points_per_pass: int = 3,
     ) -> None:
         self.model = copy.deepcopy(model).double().eval().requires_grad_(False)
         self.origin = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.loss, self.members, self.directions = loss.to(dtype=torch.float64), members, directions
         self.inputs, self.targets = (t.double() if t.is_floating_point() else t for t in (inputs, targets))
-        self.points_per_pass, self.chunk, self.points_seen = points_per_pass, len(inputs), 0
+        self.points_per_pass, self.chunk, self.points_seen = points_per_pass, chunk or len(inputs), 0
 
     def __call__(self, coordinates: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Mean losses and accuracies ``(K, P)``."""

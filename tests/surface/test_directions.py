@@ -207,6 +207,8 @@ def test_without_their_buffers_other_checkpoints_have_the_statistics_of_the_orig
     np.testing.assert_allclose(at, [own_loss(first), own_loss(mixed)], rtol=1e-6)
     assert abs(at[1] - own_loss(second)) > 1e-3
     assert found.ranges == ((-0.5, 1.5),)
+    # Extrapolated variances become negative.
+    assert checkpoint_slice(first, [second], ["A", "B"], interpolate_buffers=True).ranges == ((0.0, 1.0),)
     assert math.isnan(found.cosine)
 
 
