@@ -38,6 +38,7 @@ _CHECK_SAMPLES = 3
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 # What the search for the fastest size of a forward pass may take, once.
 _TUNING_SECONDS = 2.0
+_TUNING_SAMPLES = 64
 _ACCELERATOR_CHUNK = 1024
 # Points whose results wait on an accelerator for one copy to the host.
 _ACCELERATOR_POINTS = 16
@@ -169,7 +170,7 @@ class PointLosses:
         Raises:
             LandscapeError: another shape, or a coordinate that is not finite.
         """
-        points = torch.tensor(np.asarray(coordinates, dtype=np.float64))
+        points = torch.from_numpy(np.array(coordinates, dtype=np.float64))
         if points.dim() != 2 or points.shape[1] != len(self._directions):
             raise LandscapeError(
                 f"coordinates of shape {tuple(points.shape)} for {len(self._directions)} directions: give one row a "
@@ -296,7 +297,8 @@ class _Plan:
         for exact in dict.fromkeys([torch.float64, dtype]):
             samples = inputs.to(exact) if inputs.is_floating_point() else inputs
             try:
-                expected = self._outputs(exact, samples)
+                plain = self._shaken(exact)
+                expected = plain(samples)
                 break
             except LandscapeError:
                 raise
@@ -310,18 +312,20 @@ class _Plan:
         tolerance = _ROUNDING.get(exact, 1e-2)
         if not isinstance(expected, Tensor) or expected.dim() != 2 or len(expected) != len(inputs):
             raise LandscapeError(f"{type(model).__name__} must answer with one row of outputs a sample, (N, C)")
-        if len(samples) > 1 and not _agree(self._outputs(exact, samples[1:]), expected[1:], tolerance):
+        if len(samples) > 1 and not _agree(plain(samples[1:]), expected[1:], tolerance):
             raise LandscapeError(
                 f"{type(model).__name__} gives a sample other outputs when other samples share its forward pass, or "
                 "when asked again: batch statistics or randomness in eval mode. Give it fixed statistics, no dropout"
             )
-        folds, largest = _find_folds(self.network(exact), samples[:1])
+        folds, largest = _find_folds(plain, samples[:1])
+        del plain  # two copies in float64 would be the most memory that is ever needed
         self.activation_bytes = _LIVE_ACTIVATIONS * largest * dtype.itemsize
         images_on_cpu = inputs.dim() == 4 and device.type == "cpu"
         for chosen, channels_last in itertools.product((folds, ()), (True, False) if images_on_cpu else (False,)):
             self.folds, self.channels_last = tuple(chosen), channels_last
             try:
-                if _agree(self._outputs(exact, samples), expected, tolerance):
+                layout = torch.channels_last if channels_last else torch.contiguous_format
+                if _agree(self._shaken(exact)(samples.contiguous(memory_format=layout)), expected, tolerance):
                     return
             except RuntimeError:  # .view() of activations that are channels-last
                 continue
@@ -331,7 +335,7 @@ class _Plan:
         """The model, prepared so far as is known to be allowed."""
         return _Network(self._model, dtype, self._device, self.folds, channels_last=self.channels_last)
 
-    def _outputs(self, dtype: torch.dtype, inputs: Tensor) -> Any:
+    def _shaken(self, dtype: torch.dtype) -> _Network:
         """At θ · (1 + 0.1 z), z Gaussian: where an untrained normalisation is no identity either."""
         generator = torch.Generator().manual_seed(0)
         network = self.network(dtype)
@@ -340,9 +344,7 @@ class _Plan:
             for name, tensor in _state(self._model).items()
         }
         network.place(network.vector(shaken))
-        if self.channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return network(inputs)
+        return network
 
 
 class _Reads(TorchDispatchMode):
@@ -404,9 +406,10 @@ def _fastest_chunk(network: _Network, inputs: Tensor) -> int:
     best, fastest = len(inputs), math.inf
     size, began = 8, time.perf_counter()
     while size <= len(inputs) and time.perf_counter() - began < _TUNING_SECONDS:
-        batch = inputs[:size]
-        network(batch)  # the first pass of a size also plans it
-        seconds = min(_seconds(network, batch) for _ in range(3)) / size
+        batches = inputs[: max(size, _TUNING_SAMPLES)].split(size)
+        network(batches[0])  # the first pass of a size also plans it
+        seconds = min(_seconds(network, batches) for _ in range(3))
+        seconds /= sum(map(len, batches))
         if seconds < fastest:
             best, fastest = size, seconds
         elif seconds > 1.3 * fastest:  # far out of the cache
@@ -415,9 +418,10 @@ def _fastest_chunk(network: _Network, inputs: Tensor) -> int:
     return best
 
 
-def _seconds(network: _Network, batch: Tensor) -> float:
+def _seconds(network: _Network, batches: Sequence[Tensor]) -> float:
     began = time.perf_counter()
-    network(batch)
+    for batch in batches:
+        network(batch)
     return time.perf_counter() - began
 
 
