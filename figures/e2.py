@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from landscape.plotting import Drawing
-from landscape.plotting.density import density_overlay
+from landscape.plotting import Drawing, density_overlay
 
 from .figure import Figure, Needs, Results
 from .methods import train
