@@ -29,7 +29,7 @@ FIGURE = Figure(
     "deviation over seeds. The paper claims that penalising the middle layers alone works comparably at less cost "
     "[S]; its numbers, strength and data sets are not known [?]. Ours is long-tailed, the sum over layers is clamped "
     "at 0, and the weight is one to start from.",
-    smoke="Digits, two seeds and a weight of 1e-3: no evidence about which is better.",
+    smoke="Digits and two seeds: no evidence about which is better.",
     needs=needs,
     draw=draw,
 )

@@ -37,9 +37,9 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
     "ImbSAM": ("cifar10-lt-resnet34/ce-imbsam", _LAST_ONLY, _TAIL),
     "SSE-SAM": ("cifar10-lt-resnet34/ce-sse-sam", _LAST_ONLY, _TAIL),
     "baseline": ("cifar10-lt/ce", {}, {}),
-    "HTR, all layers": ("cifar10-lt-htr/ce-htr", {}, {"regularizer.weight": 1e-3}),
-    "HTR, middle layers": ("cifar10-lt-htr/ce-htr-middle", {}, {"regularizer.weight": 1e-3}),
-    "HTR, Gauss-Newton": ("cifar10-lt-htr/ce-htr-gauss-newton", {}, {"regularizer.weight": 1e-3}),
+    "HTR, all layers": ("cifar10-lt-htr/ce-htr", {}, {}),
+    "HTR, middle layers": ("cifar10-lt-htr/ce-htr-middle", {}, {}),
+    "HTR, Gauss-Newton": ("cifar10-lt-htr/ce-htr-gauss-newton", {}, {}),
     "CosineCE": ("cifar10-lt/cosine-ce", _LAST_ONLY, {}),
 }
 
