@@ -55,7 +55,7 @@ def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
     function = click.option(
         "--data",
         metavar="folder:PATH|cifar10:PATH",
-        help="images of the paper scale: `PATH/train/<class>/\\*` and `PATH/test/<class>/\\*`, or the folder that "
+        help="images of the paper scale: `PATH/train/<class>/` and `PATH/test/<class>/`, or the folder that "
         "CIFAR-10's Python version lies in",
     )(function)
     return click.option(

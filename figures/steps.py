@@ -147,7 +147,7 @@ class Training(Step):
 
     @property
     def does(self) -> str:
-        return f"train {self.recipe.model.name}, {self.recipe.schedule.epochs} epochs"
+        return f"train {self.title}: {self.recipe.model.name}, {self.recipe.schedule.epochs} epochs"
 
     @property
     def content(self) -> dict[str, Any]:
@@ -209,7 +209,7 @@ class Spectra(Step):
         parts = ["layers"] * self.plan.per_layer + list(self.of)
         parts += ["classes"] * self.plan.per_class + ["groups"] * self.plan.per_group
         over = f" at {len(self.epochs)} epochs" if self.epochs is not None else ""
-        return f"measure {', '.join(parts) or 'the whole'}{over}"
+        return f"measure {', '.join(parts) or 'the whole'} of {self.training.title}{over}"
 
     @property
     def content(self) -> dict[str, Any]:
@@ -258,7 +258,8 @@ class Walk(Step):
     @property
     def does(self) -> str:
         points = "×".join(map(str, self.plan.points * 2 if len(self.plan.points) == 1 else self.plan.points))
-        return f"walk {points} points along {self.plan.along} directions" + (f" of the {self.of}" if self.of else "")
+        whose = f" of the {self.of}" if self.of else ""
+        return f"walk from {self.training.title}: {points} points along {self.plan.along} directions{whose}"
 
     @property
     def content(self) -> dict[str, Any]:
@@ -300,7 +301,7 @@ class Features(Step):
 
     @property
     def does(self) -> str:
-        return "read the features of all images"
+        return f"read the features of all images, {self.training.title}"
 
     @property
     def content(self) -> dict[str, Any]:
