@@ -17,18 +17,29 @@ from landscape.store.calibration_file import CALIBRATION_SCHEMA, describe_calibr
 from landscape.store.features_file import FEATURES_SCHEMA, describe_features
 from landscape.store.surface_file import SURFACE_SCHEMA, describe_goldstein, describe_surface, is_goldstein
 
+
+def _describe_figure(path: Path) -> list[tuple[str, str]]:
+    # Here, since what draws takes a second to load.
+    from landscape.plotting.drawing import describe_drawing
+
+    from .plot import KINDS
+
+    return [(label, f"{value}: {KINDS[value]}" if value in KINDS else value) for label, value in describe_drawing(path)]
+
+
 # By the schema of the file; anything else is described, or refused, as a spectrum file.
 _DESCRIBED = {
     FEATURES_SCHEMA: describe_features,
     CALIBRATION_SCHEMA: describe_calibration,
     SURFACE_SCHEMA: describe_surface,
+    "landscape-drawing": _describe_figure,
 }
 
 
 @click.command(name="info")
 @click.argument("file", type=click.Path(path_type=Path))
 def command(file: Path) -> None:
-    """What a file holds: a run's folder, a checkpoint, or the results of any command."""
+    """What a file holds: a run's folder, a checkpoint, the results of any command, or the arrays of a figure."""
     if is_results(file):
         rows = describe_grid(file)
     elif is_goldstein(file):

@@ -31,6 +31,7 @@ from landscape.plotting import (
     read_drawing,
     save_drawing,
 )
+from landscape.plotting.classes import QUANTITIES
 from landscape.plotting.drawing import DRAWING_SCHEMA
 from landscape.plotting.features import CALIBRATION_KINDS, draw_calibration
 from landscape.plotting.style import Column, Venue
@@ -42,7 +43,8 @@ _ONE_EPOCH = {
     "density": "one panel a part: eigenvalues per decade against λ, outliers, λ_min, M₋, ν",
     "density-overlay": "the same of several files in one frame, a curve a file; a panel a part",
     "density-cumulative": "one panel a part: how many eigenvalues lie below λ < 0 and above λ > 0, with their bounds",
-    "classes": "λ_max, |λ_min|, negative mass, gradient and size class by class; several files side by side",
+    "classes": "class by class, several files side by side: λ_max and |λ_min|, M₋, ν, trace, gradient, accuracy, size; "
+    "--quantities chooses",
 }
 _LAYERS = {
     "layer-densities": "one panel a layer: its density over that of the whole network, each in units of its mean |λ|; "
@@ -85,6 +87,8 @@ _HELP = "\n\n".join(
     help="of a sweep over checkpoints [default: the last that is there; for layers: all]",
 )
 @click.option("--names", metavar="A,B", help="what the files are called in the legend [default: file names]")
+@click.option("--quantities", metavar="A,B",
+              help=f"of --kind classes: the panels, from above [default: {','.join(QUANTITIES)}]")  # fmt: skip
 @click.option("--style", "venue", type=click.Choice(get_args(Venue)),
               help="width and letters of this venue's pages [default: landscape, or as the figure was]")  # fmt: skip
 @click.option("--column", type=click.Choice(get_args(Column)),
@@ -98,6 +102,7 @@ def command(
     parts: str | None,
     epoch: int | None,
     names: str | None,
+    quantities: str | None,
     venue: Venue | None,
     column: Column | None,
     outputs: tuple[Path, ...],
@@ -105,10 +110,10 @@ def command(
     for output in outputs:
         check_drawing_paths(output)
     redrawn = any(schema_of(file) == DRAWING_SCHEMA for file in files)
-    if redrawn and (len(files) > 1 or (kind, parts, epoch, names) != (None, None, None, None)):
+    if redrawn and (len(files) > 1 or (kind, parts, epoch, names, quantities) != (None,) * 5):
         raise LandscapeError(
             "a figure's own arrays are drawn again as they are: give that one file, with --style and --column only; "
-            "for --kind, --parts, --epoch and --names give the results it was made from"
+            "for --kind, --parts, --epoch, --names and --quantities give the results it was made from"
         )
     kind = kind or "density"
     console, problems = Console(highlight=False), Console(stderr=True, highlight=False)
@@ -118,7 +123,9 @@ def command(
             if redrawn:
                 drawing = read_drawing(files[0])
             else:
-                drawing = draw(files, kind, parts=parts, epoch=epoch, names=names.split(",") if names else None)
+                drawing = draw(
+                    files, kind, parts=parts, epoch=epoch, names=_split(names), quantities=_split(quantities)
+                )
             drawing = drawing.looking(Look(column or drawing.look.column, venue or drawing.look.venue))
         for output in outputs:
             figure, arrays = save_drawing(drawing, output, origin={"command": shlex.join(["landscape", *sys.argv[1:]])})
@@ -129,6 +136,10 @@ def command(
             console.print(f"{file} is a sweep: drawn is epoch {drawn}, --epoch N takes another", markup=False)
     for message in dict.fromkeys(str(warning.message) for warning in caught):  # the same for every output
         problems.print(f"warning: {message}", markup=False, soft_wrap=True)
+
+
+def _split(words: str | None) -> list[str] | None:
+    return [word.strip() for word in words.split(",")] if words else None
 
 
 def matches(part: str, glob: str) -> bool:
@@ -146,12 +157,15 @@ def draw(
     parts: str | None = None,
     epoch: int | None = None,
     names: list[str] | None = None,
+    quantities: list[str] | None = None,
 ) -> Drawing:
     """The figure of ``kind`` for these files; of a sweep one epoch is drawn, the last by default.
 
     Raises:
         LandscapeError: nothing to draw, an epoch that is not there, or more files than the kind can show.
     """
+    if quantities is not None and kind != "classes":
+        raise LandscapeError(f"--quantities chooses the panels of --kind classes, not of {kind}")
     if kind in CALIBRATION_KINDS:
         if len(files) > 1 or parts is not None or epoch is not None or names is not None:
             raise LandscapeError(
@@ -198,7 +212,9 @@ def draw(
         return density_overlay(methods)
     if kind == "classes":
         banded = {group: members for group, members in groups.items() if members}
-        return class_bars(methods if len(methods) > 1 else next(iter(methods.values())), groups=banded)
+        return class_bars(
+            methods if len(methods) > 1 else next(iter(methods.values())), groups=banded, quantities=quantities
+        )
     if len(files) > 1:
         raise LandscapeError(
             f"--kind {kind} draws one file; give one, or compare several with --kind density-overlay or --kind classes"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from landscape.anomaly.results import BASELINE, TITLES, GridResults
 from landscape.errors import LandscapeError
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
-from landscape.plotting.style import PALETTE, add_legend, literal
+from landscape.plotting.style import PALETTE, add_legend, literal, text_width
 
 Array = NDArray[np.float64]
 
@@ -87,11 +88,12 @@ def _draw(table: Arrays, _: Mapping[str, Any]) -> Canvas:
     rows = 2 if paired else 1
     figure = new_figure(rows * (_ROW * max(len(data), 3) + 0.55) + 0.3)
     panels = figure.subplots(rows, len(methods), sharey=True, squeeze=False)
+    room = (matplotlib.rcParams["figure.figsize"][0] - 0.8) / len(methods)
     for m, method in enumerate(methods):
-        _levels(panels[0, m], table, m, optimizers)
+        _levels(panels[0, m], table, m, optimizers, room)
         panels[0, m].set_title(TITLES[method])
         if paired:
-            _differences(panels[1, m], table, m, optimizers)
+            _differences(panels[1, m], table, m, optimizers, room)
     # The axes share what is below: the first data set is at the top.
     panels[0, 0].set_ylim(len(data) - 0.5, -0.5)
     panels[0, 0].set_yticks(range(len(data)), [literal(name) for name in data])
@@ -106,7 +108,7 @@ def _draw(table: Arrays, _: Mapping[str, Any]) -> Canvas:
     return figure
 
 
-def _levels(axes: Axes, table: Arrays, m: int, optimizers: list[str]) -> None:
+def _levels(axes: Axes, table: Arrays, m: int, optimizers: list[str], room: float) -> None:
     rows = np.arange(table["auc_pr"].shape[1])
     axes.plot(table["prevalence"], rows, linestyle="none", marker="|", markersize=8, color="0.6", zorder=1)
     for o, optimizer in enumerate(optimizers):
@@ -126,10 +128,10 @@ def _levels(axes: Axes, table: Arrays, m: int, optimizers: list[str]) -> None:
     axes.set_xlim(-0.02, 1.02)
     # Fewer digits than matplotlib's: the last label of a panel and the first of the next would touch.
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
-    axes.set_xlabel("AUC-PR, mean ± s.d.")
+    axes.set_xlabel(_fitting("AUC-PR, mean ± s.d.", matplotlib.rcParams["axes.labelsize"], room))
 
 
-def _differences(axes: Axes, table: Arrays, m: int, optimizers: list[str]) -> None:
+def _differences(axes: Axes, table: Arrays, m: int, optimizers: list[str], room: float) -> None:
     rows = np.arange(table["auc_pr"].shape[1])
     axes.axvline(0, color=_LOOKS[BASELINE][0], linewidth=0.6, zorder=1)
     words = []
@@ -146,10 +148,22 @@ def _differences(axes: Axes, table: Arrays, m: int, optimizers: list[str]) -> No
                       markerfacecolor=color if claimed else "white", markeredgewidth=0.7, zorder=3)  # fmt: skip
         p_value = table["p_wilcoxon"][m, o]
         if math.isfinite(p_value):
-            words.append(f"{TITLES[optimizer]} p = {p_value:.2g}")
+            words.append(f"{TITLES[optimizer]} p = {p_value:.2g}".replace(" ", "\u00a0"))
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("Δ AUC-PR to SGD, points ± 2 s.e.")
-    axes.set_title(", ".join(words))
+    axes.set_xlabel(_fitting("Δ AUC-PR to SGD, points ± 2 s.e.", matplotlib.rcParams["axes.labelsize"], room))
+    axes.set_title(_fitting(", ".join(words), matplotlib.rcParams["axes.titlesize"], room))
+
+
+def _fitting(text: str, size: float, room: float) -> str:
+    """In as many lines as ``room`` inches ask for; a no-break space stays in its line."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and text_width(longer, size) > room:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines).replace("\u00a0", " ")
 
 
 def _shift(position: int, count: int) -> float:

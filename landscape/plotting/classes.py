@@ -1,9 +1,9 @@
-"""What changes from class to class: both ends of the spectrum, negative share, gradient and sample count."""
+"""What changes from class to class: both ends of the spectrum, masses, gradient, accuracy and sample count."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -15,10 +15,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from numpy.typing import NDArray
 
 from landscape.curvature.results import PartSpectrum
-from landscape.errors import LandscapeError
-from landscape.plotting.density import is_certified, part_labels, plain_or_power
+from landscape.errors import LandscapeError, did_you_mean
+from landscape.plotting.density import is_certified, part_labels, plain_or_power, set_signed_axis
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
-from landscape.plotting.style import PALETTE, add_legend, literal, shorten, text_width
+from landscape.plotting.style import METHOD_HATCHES, PALETTE, add_legend, literal, shorten, text_width
 
 Array = NDArray[np.float64]
 
@@ -29,31 +29,47 @@ _ALL_LABELLED = 40  # classes of which each has its name, in smaller letters if 
 _LINE = 1.2  # from one line of text to the next, in units of the letter size
 
 
+QUANTITIES = {
+    "lambda_min": "|λ_min| as bars, λ_max as dashes",
+    "negative_mass": "M₋, the sum of |λ| over λ < 0",
+    "negative_fraction": "ν, its share of the sum of all |λ|",
+    "trace": "tr H",
+    "gradient_norm": "‖∇L‖",
+    "accuracy": "share of the part's samples that are classified correctly",
+    "num_samples": "samples",
+}
+"""What a panel can show, in the order in which all are drawn."""
+
+
 def class_bars(
     spectra: Sequence[PartSpectrum] | Mapping[str, Sequence[PartSpectrum]],
     *,
     groups: Mapping[str, Sequence[str]] | None = None,
+    quantities: Sequence[str] | None = None,
 ) -> Drawing:
-    """Panels over one axis of classes: spectrum ends, negative mass M₋ and its share ν, ‖∇L_c‖, number of samples.
+    """Panels over one axis of classes: spectrum ends, M₋ and its share ν, trace, ‖∇L_c‖, accuracy, number of samples.
 
-    In the first panel (log scale) a bar is |λ_min| and a dash is λ_max, each with its residual as error bar. A bar is
-    filled where λ_min < −noise floor certifies a negative eigenvalue and hatched where the sign cannot be told. M₋ and
-    ν have their 95 % interval over probes; an arrow at the top says that it is unbounded, as with one probe. With
-    several methods each has a colour and a bar of its own in every class.
+    In the panel of the ends (log scale) a bar is |λ_min| and a dash is λ_max, each with its residual as error bar. A
+    bar is filled where λ_min < −noise floor certifies a negative eigenvalue and hatched with slashes where the sign
+    cannot be told. M₋ and ν have their 95 % interval over probes; an arrow at the top says that it is unbounded, as
+    with one probe. The trace has its standard error over probes, none with one probe. With several methods each has a
+    colour, a filling and a bar of its own in every class. A quantity that no part has is left out.
 
     Args:
         spectra: one part a class, in axis order, or method name → such a sequence. A class that one method lacks
             leaves a gap; classes are matched by ``PartSpectrum.part``.
         groups: group name → parts in it, for example ``{"head": ["class/0", "class/1"], ...}``; drawn as bands.
+        quantities: of :data:`QUANTITIES`, from above; all of them if not given.
 
     Returns:
         The drawing; its arrays are ``parts``, ``labels`` (c,), ``methods`` (m,) and, each (m, c) with NaN for a gap,
         ``lambda_max``, ``lambda_max_residual``, ``lambda_min``, ``lambda_min_residual``, ``certified`` (0 or 1),
-        ``negative_mass`` and ``negative_fraction``, each also with ``_low`` and ``_high``, ``gradient_norm`` and
-        ``num_samples``.
+        ``negative_mass`` and ``negative_fraction``, each also with ``_low`` and ``_high``, ``trace``,
+        ``trace_standard_error``, ``gradient_norm``, ``accuracy`` and ``num_samples``.
 
     Raises:
-        LandscapeError: nothing to draw, a part twice in one method, or a group names a part that is not there.
+        LandscapeError: nothing to draw, a part twice in one method, a group names a part that is not there, or a
+            quantity that is not one or is named twice.
     """
     methods = dict(spectra) if isinstance(spectra, Mapping) else {"": spectra}
     if not any(methods.values()):
@@ -64,12 +80,22 @@ def class_bars(
         unknown = [part for part in members if part not in labels]
         if unknown:
             raise LandscapeError(f"group '{name}' has part '{unknown[0]}', not drawn here: have {', '.join(labels)}")
+    wanted = list(QUANTITIES) if quantities is None else list(quantities)
+    for name in wanted:
+        if name not in QUANTITIES:
+            raise LandscapeError(f"no quantity '{name}'{did_you_mean(name, QUANTITIES)}: have {', '.join(QUANTITIES)}")
+    if len(set(wanted)) < len(wanted):
+        raise LandscapeError(f"quantities {', '.join(wanted)}: name each once")
+    known = [name for name in wanted if name == "negative_fraction" or np.isfinite(table[name]).any()]
+    if not known:
+        raise LandscapeError(f"no part has {', '.join(wanted)}: nothing to draw")
     words = {
         "parts": np.array(list(labels)),
         "labels": np.array(list(labels.values())),
         "methods": np.array(list(methods)),
     }
-    return Drawing("classes", {**words, **table}, {"groups": [[name, list(m)] for name, m in (groups or {}).items()]})
+    settings = {"quantities": known, "groups": [[name, list(members)] for name, members in (groups or {}).items()]}
+    return Drawing("classes", {**words, **table}, settings)
 
 
 def _tabulate(methods: Mapping[str, Sequence[PartSpectrum]], parts: Sequence[str]) -> dict[str, Array]:
@@ -85,7 +111,10 @@ def _tabulate(methods: Mapping[str, Sequence[PartSpectrum]], parts: Sequence[str
         "negative_fraction": lambda part: part.saddle.negative_fraction.value,
         "negative_fraction_low": lambda part: part.saddle.negative_fraction.low,
         "negative_fraction_high": lambda part: part.saddle.negative_fraction.high,
+        "trace": lambda part: part.saddle.trace,
+        "trace_standard_error": lambda part: part.saddle.trace_standard_error,
         "gradient_norm": lambda part: part.saddle.gradient_norm,
+        "accuracy": lambda part: math.nan if part.accuracy is None else part.accuracy,
         "num_samples": lambda part: part.num_samples,
     }
     table = {name: np.full((len(methods), len(parts)), np.nan) for name in columns}
@@ -99,7 +128,6 @@ def _tabulate(methods: Mapping[str, Sequence[PartSpectrum]], parts: Sequence[str
 @renders("classes")
 def _draw(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     methods, parts, labels = (arrays[name].tolist() for name in ("methods", "parts", "labels"))
-    table = arrays
     width = matplotlib.rcParams["figure.figsize"][0]
     slots = max(len(labels), 4)  # one or two classes do not make bars as wide as the page
     spacing = (width - 0.75) / slots  # inches from one class to the next
@@ -109,49 +137,26 @@ def _draw(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
         size = min(size, spacing * 72 / _LINE)
     ticks = [shorten(label, size, 1.6) if rotated else label for label in labels]
     longest = max(text_width(tick, size) for tick in ticks)
-    figure = new_figure(5.3 + (longest if rotated else 0.15))
-    panels = figure.subplots(5, 1, sharex=True, height_ratios=[2.0, 1.1, 1.1, 0.9, 0.9])
-    ends, mass, fraction, gradient, count = panels
-
-    _draw_ends(ends, table)
-    _log_axis(mass, table["negative_mass"], table["negative_mass_high"])
-    _log_axis(gradient, table["gradient_norm"])
-    fraction.set_ylim(0, min(1.0, 1.15 * float(np.nanmax(table["negative_fraction_high"], initial=0.05))))
-    fraction.yaxis.set_major_locator(MaxNLocator(4))
-    if np.isnan(table["negative_fraction"]).all():
-        fraction.set_yticks([])
-        _say(fraction, "not defined: every eigenvalue is 0")
-    for axes, key in ((mass, "negative_mass"), (fraction, "negative_fraction")):
-        for method in range(len(methods)):
-            values, low, high = (table[key + end][method] for end in ("", "_low", "_high"))
-            _bars(axes, table, method, values, np.abs([values - low, high - values]))
-    for method in range(len(methods)):
-        _bars(gradient, table, method, table["gradient_norm"][method])
-    mass.set_ylabel("M$_{-}$")
-    fraction.set_ylabel("ν")
-    gradient.set_ylabel("‖∇L‖")
-    counts = table["num_samples"]
-    _log_axis(count, counts)
-    if np.nanmax(np.ptp(np.ma.masked_invalid(counts), axis=0)) == 0:
-        count.bar(np.arange(len(labels)), np.nanmax(counts, axis=0), 0.94 * _GROUP_WIDTH, color=_NEUTRAL, linewidth=0)
-    else:
-        for method in range(len(methods)):
-            _bars(count, table, method, counts[method])
-    count.set_ylabel("samples")
+    ratios = [_PANELS[name][0] for name in settings["quantities"]]
+    figure = new_figure(0.82 * sum(ratios) + 0.4 + (longest if rotated else 0.15))
+    panels = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0].tolist()
+    for axes, name in zip(panels, settings["quantities"], strict=True):
+        _PANELS[name][1](axes, arrays)
 
     every = math.ceil(_LINE * size / 72 / spacing - 1e-9) if rotated else 1
     positions = np.arange(len(labels))[::every]
-    count.set_xticks(positions, [literal(tick) for tick in ticks[::every]], fontsize=size)
-    count.set_xlim((len(labels) - 1 - slots) / 2, (len(labels) - 1 + slots) / 2)
+    last = panels[-1]
+    last.set_xticks(positions, [literal(tick) for tick in ticks[::every]], fontsize=size)
+    last.set_xlim((len(labels) - 1 - slots) / 2, (len(labels) - 1 + slots) / 2)
     if rotated:
-        count.tick_params(axis="x", labelrotation=90)
+        last.tick_params(axis="x", labelrotation=90)
     for axes in panels:
         axes.tick_params(axis="x", length=0)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", linewidth=0.3, color="0.88")
         axes.set_axisbelow(True)
     _draw_groups(panels, parts, settings["groups"])
-    _add_legend(figure, methods, width)
+    _add_legend(figure, methods, width, signs="lambda_min" in settings["quantities"])
     figure.align_ylabels()
     return figure
 
@@ -183,6 +188,8 @@ def _bars(axes: Axes, table: Arrays, method: int, values: Array, error: Array | 
         values,
         width * 0.94,
         color=PALETTE[method % len(PALETTE)],
+        hatch=METHOD_HATCHES[method % len(METHOD_HATCHES)],
+        edgecolor="white",
         linewidth=0,
         yerr=error,
         error_kw={"elinewidth": 0.7, "capsize": 1.2, "capthick": 0.7, "ecolor": "0.15"},
@@ -214,6 +221,80 @@ def _draw_ends(axes: Axes, table: Arrays) -> None:
             elinewidth=1.1,
         )
     axes.set_ylabel("|λ$_{min}$| (bar), λ$_{max}$ (dash)")
+
+
+def _draw_mass(axes: Axes, table: Arrays) -> None:
+    _log_axis(axes, table["negative_mass"], table["negative_mass_high"])
+    _bars_with_interval(axes, table, "negative_mass")
+    axes.set_ylabel("M$_{-}$")
+
+
+def _draw_fraction(axes: Axes, table: Arrays) -> None:
+    axes.set_ylim(0, min(1.0, 1.15 * float(np.nanmax(table["negative_fraction_high"], initial=0.05))))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    if np.isnan(table["negative_fraction"]).all():
+        axes.set_yticks([])
+        _say(axes, "not defined: every eigenvalue is 0")
+    _bars_with_interval(axes, table, "negative_fraction")
+    axes.set_ylabel("ν")
+
+
+def _bars_with_interval(axes: Axes, table: Arrays, key: str) -> None:
+    for method in range(len(table[key])):
+        values, low, high = (table[key + end][method] for end in ("", "_low", "_high"))
+        _bars(axes, table, method, values, np.abs([values - low, high - values]))
+
+
+def _draw_trace(axes: Axes, table: Arrays) -> None:
+    values = table["trace"]
+    errors = np.where(np.isfinite(table["trace_standard_error"]), table["trace_standard_error"], np.nan)
+    known = values[np.isfinite(values)]
+    if (known > 0).all() or not (known != 0).any():
+        _log_axis(axes, values, values + errors)
+    else:
+        set_signed_axis(axes, known)
+    for method in range(len(values)):
+        _bars(axes, table, method, values[method], errors[method])
+    axes.set_ylabel("tr H")
+
+
+def _draw_gradient(axes: Axes, table: Arrays) -> None:
+    _log_axis(axes, table["gradient_norm"])
+    for method in range(len(table["gradient_norm"])):
+        _bars(axes, table, method, table["gradient_norm"][method])
+    axes.set_ylabel("‖∇L‖")
+
+
+def _draw_accuracy(axes: Axes, table: Arrays) -> None:
+    for method in range(len(table["accuracy"])):
+        _bars(axes, table, method, 100 * table["accuracy"][method])
+    axes.set_ylim(0, 100)
+    axes.set_yticks([0, 50, 100])
+    axes.set_ylabel("accuracy (%)")
+
+
+def _draw_samples(axes: Axes, table: Arrays) -> None:
+    counts = table["num_samples"]
+    _log_axis(axes, counts)
+    if np.nanmax(np.ptp(np.ma.masked_invalid(counts), axis=0)) == 0:
+        positions = np.arange(counts.shape[1])
+        axes.bar(positions, np.nanmax(counts, axis=0), 0.94 * _GROUP_WIDTH, color=_NEUTRAL, linewidth=0)
+    else:
+        for method in range(len(counts)):
+            _bars(axes, table, method, counts[method])
+    axes.set_ylabel("samples")
+
+
+_PANELS: dict[str, tuple[float, Callable[[Axes, Arrays], None]]] = {
+    "lambda_min": (2.0, _draw_ends),
+    "negative_mass": (1.1, _draw_mass),
+    "negative_fraction": (1.1, _draw_fraction),
+    "trace": (1.0, _draw_trace),
+    "gradient_norm": (0.9, _draw_gradient),
+    "accuracy": (0.9, _draw_accuracy),
+    "num_samples": (0.9, _draw_samples),
+}
+"""Quantity → the share of the height that its panel has, and what draws it."""
 
 
 def _log_axis(axes: Axes, values: Array, upper: Array | None = None) -> None:
@@ -269,16 +350,18 @@ def _draw_groups(panels: Sequence[Axes], parts: Sequence[str], groups: Sequence[
             )
 
 
-def _add_legend(figure: Canvas, methods: Sequence[str], width: float) -> None:
+def _add_legend(figure: Canvas, methods: Sequence[str], width: float, *, signs: bool) -> None:
     several = len(methods) > 1
     neutral, size = _NEUTRAL if several else PALETTE[0], matplotlib.rcParams["legend.fontsize"]
-    entries: list[tuple[Any, str]] = [
-        (Patch(color=PALETTE[number % len(PALETTE)]), literal(shorten(name, size, 0.4 * width)))
-        for number, name in enumerate(methods)
-        if several
-    ]
-    entries += [
-        (Patch(color=neutral), "λ$_{min}$ certified negative"),
-        (Patch(facecolor="white", edgecolor=neutral, hatch=_HATCH), "sign of λ$_{min}$ not told"),
-    ]
-    add_legend(figure, entries)
+    entries: list[tuple[Any, str]] = []
+    for number, name in enumerate(methods if several else ()):
+        hatch = METHOD_HATCHES[number % len(METHOD_HATCHES)]
+        bar = Patch(facecolor=PALETTE[number % len(PALETTE)], edgecolor="white", hatch=hatch, linewidth=0)
+        entries.append((bar, literal(shorten(name, size, 0.4 * width))))
+    if signs:
+        entries += [
+            (Patch(color=neutral), "λ$_{min}$ certified negative"),
+            (Patch(facecolor="white", edgecolor=neutral, hatch=_HATCH), "sign of λ$_{min}$ not told"),
+        ]
+    if entries:
+        add_legend(figure, entries)

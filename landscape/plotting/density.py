@@ -359,6 +359,30 @@ def _set_horizontal_axis(panels: Sequence[Axes], limits: tuple[float, float], th
         axes.tick_params(axis="x", labelsize=ticks.size, labelrotation=90 if ticks.upright else 0)
 
 
+def set_signed_axis(axes: Axes, values: Array) -> None:
+    """Vertical axis for values of both signs: linear around 0, logarithmic where they are large; 0 is marked."""
+    linear = float(np.median(np.abs(values[values != 0]))) / 3 if (values != 0).any() else 1.0
+    places = np.arcsinh(np.r_[values, 0.0] / linear)
+    low, high = places.min(), places.max()
+    margin = 0.08 * (high - low) or 1.0
+    low, high = low - margin * (low < 0), high + margin * (high > 0)
+    axes.set_yscale("asinh", linear_width=linear)
+    axes.set_ylim(linear * math.sinh(low), linear * math.sinh(high))
+    axes.axhline(0.0, color="0.5", linewidth=0.5, zorder=0)
+    decades = range(math.floor(math.log10(linear)), math.ceil(math.log10(linear * math.sinh(max(high, -low)))) + 1)
+    powers = [sign * 10.0**k for k in reversed(decades) for sign in (1, -1)]
+    chosen = [0.0]
+    # From the outermost inwards, as far as labels have room: a sixth of the height.
+    for power in [power for power in powers if low <= math.asinh(power / linear) <= high]:
+        apart = min(abs(math.asinh(power / linear) - math.asinh(other / linear)) for other in chosen)
+        if apart > (high - low) / 6:
+            chosen.append(power)
+    axes.yaxis.set_major_locator(FixedLocator(sorted(chosen)))
+    axes.yaxis.set_minor_locator(FixedLocator(powers))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_or_power(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def plain_or_power(value: float) -> str:
     """A number with one significant digit, in mathtext where a power of ten is shorter than the zeros."""
     if value == 0:
@@ -371,7 +395,8 @@ def plain_or_power(value: float) -> str:
     return f"{sign}${factor}10^{{{int(exponent)}}}$"
 
 
-def _label_width(value: float, size: float) -> float:
+def tick_label_width(value: float, size: float) -> float:
+    """Width in inches of :func:`plain_or_power`, without asking mathtext a thousand times."""
     base, _, exponent = plain_or_power(value).strip("$").replace("$", "").partition("^")
     return text_width(base, size) + 0.72 * text_width(exponent.strip("{}").replace("-", "−"), size)
 
@@ -407,7 +432,7 @@ def _labelled(
     def slack(values: Sequence[float]) -> float:
         """Least empty space between two labels, 0 included, in inches; a label may overhang the frame by 0.1."""
         places = [abs(math.asinh(x / threshold)) * inches for x in (*values, 0.0)]
-        extents = [1.2 * size / 72 if upright else _label_width(x, size) for x in (*values, 0.0)]
+        extents = [1.2 * size / 72 if upright else tick_label_width(x, size) for x in (*values, 0.0)]
         gaps = [places[i] - places[i + 1] - (extents[i] + extents[i + 1]) / 2 for i in range(len(values))]
         return min(*gaps, frame + 0.1 - places[0] - extents[0] / 2)
 

@@ -31,7 +31,7 @@ import landscape
 from landscape.atomic import atomic_replacement
 from landscape.errors import LandscapeError
 from landscape.plotting.style import FILE_PARAMETERS, MISSING_GLYPH, Look, style
-from landscape.store.hdf5 import open_results, schema_of
+from landscape.store.hdf5 import open_results, schema_of, short
 
 DRAWING_SCHEMA = "landscape-drawing"
 DRAWING_VERSION = 2
@@ -311,3 +311,31 @@ def read_drawing(path: str | os.PathLike[str]) -> Drawing:
         settings = json.loads(file["settings"].asstr()[()])
         look = Look(**json.loads(file.attrs["look"]))
         return Drawing(str(file.attrs["kind"]), arrays, settings, look)
+
+
+def describe_drawing(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """What a drawing's file holds, as rows (label, value) for people.
+
+    Raises:
+        LandscapeError: as :func:`read_drawing`.
+    """
+    path, drawing = Path(path), read_drawing(path)
+    with open_results(path, DRAWING_SCHEMA, DRAWING_VERSION, "landscape plot") as file:
+        attributes = {name: str(value) for name, value in file.attrs.items()}
+    panels = drawing.settings["panels"].items() if drawing.kind == _COMPOSITE else ()
+    rows = [
+        ("file", f"{path} ({path.stat().st_size / 1e6:.2f} MB)"),
+        ("schema", f"{DRAWING_SCHEMA} {attributes.pop('schema_version')}"),
+        ("kind", drawing.kind),
+        *((f"  ({letter})", panel["kind"]) for letter, panel in panels),
+        ("look", f"{drawing.look.column} column of {drawing.look.venue}, {drawing.look.width:.2f} inches"),
+    ]
+    shown = {"schema", "kind", "look"}
+    rows += [(name.replace("_", " "), value) for name, value in attributes.items() if name not in shown]
+    for name, values in drawing.arrays.items():
+        if values.dtype.kind == "U" and values.ndim == 1:
+            rows.append((name, short(values.tolist(), quote=False)))
+    numbers = [name for name, values in drawing.arrays.items() if values.dtype.kind != "U"]
+    size = sum(drawing.arrays[name].size for name in numbers)
+    rows.append(("numbers", f"{size:,} in {len(numbers)} arrays: {short(numbers, quote=False)}"))
+    return rows

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from cmcrameri import cm
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.lines import Line2D
@@ -186,7 +187,7 @@ def _draw_matrices(arrays: Arrays, _: Mapping[str, Any]) -> Canvas:
     )
     panels, bars = grid[:, :beside].flatten(), grid[:, beside]
     titles = {"generated": "generated features", "real": "training features, themselves left out"}
-    colours: Colormap = matplotlib.colormaps["Blues"].with_extremes(bad="0.93")
+    colours: Colormap = cm.oslo_r.with_extremes(bad="0.93")
     for axes, (kind, title) in zip(panels, titles.items(), strict=True):
         matrix = arrays[kind]
         image = axes.imshow(matrix, cmap=colours, vmin=0, vmax=1, aspect="auto")
@@ -230,7 +231,7 @@ def _write_numbers(axes: Axes, matrix: Array, size: float) -> None:
             continue
         for place, share in enumerate(shares):
             if share >= 0.005:
-                dark = share > 0.55
+                dark = share > 0.45
                 axes.text(
                     place,
                     row,

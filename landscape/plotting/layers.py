@@ -23,7 +23,7 @@ from scipy import stats
 from landscape.curvature.distance import normalized_measure, shape_distance
 from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
-from landscape.plotting.density import plain_or_power
+from landscape.plotting.density import plain_or_power, set_signed_axis, tick_label_width
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
 from landscape.plotting.style import PALETTE, add_legend, literal, shorten
 
@@ -39,7 +39,8 @@ _KERNEL = 0.3  # standard deviation in asinh(x/τ), which fills the gaps between
 _LINEAR = 0.01  # τ: in units of the mean |λ|, where most eigenvalues of a network lie
 _LEAST_SHARE = 3e-6  # of the eigenvalues, per decade: one of a few hundred thousand
 _WHOLE = "0.75"
-_LABEL = 0.27  # inches from one label of the abscissa to the next
+_GAP = 0.05  # inches between two labels of the abscissa
+_OVERHANG = 0.03  # inches that a label may stand out of its panel
 
 
 @dataclass(frozen=True)
@@ -176,11 +177,16 @@ def _normalized_axes(axes: Axes, places: Array, top: float, width: float) -> Non
     axes.set_xscale("asinh", linear_width=_LINEAR)
     axes.set_xlim(places[0], places[-1])
     powers = [10.0**k for k in range(math.floor(math.log10(places[-1])), -3, -1)]
-    inches = width / float(np.ptp(np.arcsinh(places[[0, -1]] / _LINEAR)))
+    ends = np.arcsinh(places[[0, -1]] / _LINEAR)
+    inches, size = width / float(np.ptp(ends)), matplotlib.rcParams["xtick.labelsize"]
     chosen = [0.0]
-    # From the outermost of either side inwards, as far as labels have room beside each other.
+    # From the outermost of either side inwards, as far as labels have room beside each other and the next panel's.
     for tick in [sign * power for power in powers for sign in (1, -1) if sign * power >= places[0]]:
-        if min(abs(np.arcsinh(tick / _LINEAR) - np.arcsinh(other / _LINEAR)) for other in chosen) * inches > _LABEL:
+        place, half = np.arcsinh(tick / _LINEAR), tick_label_width(tick, size) / 2
+        frame = min(place - ends[0], ends[1] - place) * inches
+        gaps = [abs(place - np.arcsinh(other / _LINEAR)) * inches - half - tick_label_width(other, size) / 2
+                for other in chosen]  # fmt: skip
+        if min(gaps) > _GAP and frame > half - _OVERHANG:
             chosen.append(tick)
     axes.xaxis.set_major_locator(FixedLocator(sorted(chosen)))
     axes.xaxis.set_minor_locator(FixedLocator([-x for x in powers if -x >= places[0]] + powers))
@@ -386,14 +392,12 @@ def _signed_log_axis(axes: Axes, values: Array) -> None:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_or_power(value)))
             axes.yaxis.set_minor_formatter(NullFormatter())
         return
-    scale = float(np.median(np.abs(known[known != 0]))) if (known != 0).any() else 1.0
-    axes.set_yscale("asinh", linear_width=scale / 3)
-    axes.axhline(0.0, color="0.5", linewidth=0.5, zorder=0)
+    set_signed_axis(axes, known)
 
 
 # ---------------------------------------------------------------------- shared
 
-_BRIGHTEST = 0.9  # of the colour map: its last tenth is too pale on paper
+_BRIGHTEST = 0.78  # of the colour map: its last fifth is too pale on paper
 
 
 def _colors(count: int) -> list[tuple[float, float, float, float]]:

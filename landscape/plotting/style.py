@@ -36,6 +36,9 @@ PALETTE: list[tuple[float, float, float]] = [tuple(color) for color in seaborn.c
 METHOD_LINES: list[Any] = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1))]
 """Line styles of methods by position, so that they also differ in grey."""
 
+METHOD_HATCHES: list[str | None] = [None, "....", "xxxx", "----", "++++", "oo"]
+"""Fillings of methods' bars by position; slashes are kept for what is not certified."""
+
 # Sizes and widths of each venue's template: (one column, the whole page) and the sizes of letters. ICCV prints with the
 # template of CVPR. A venue of one column has half of it for "single".
 _VENUES: dict[str, tuple[Any, Any, Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import warnings
@@ -14,9 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer, ErrorbarContainer
 from support.spectra import long_tailed_classes, with_lambda_min
 
+from landscape import plotting
 from landscape.curvature.results import Interval, PartSpectrum
 from landscape.errors import LandscapeError
-from landscape.plotting import Look, class_bars
+from landscape.plotting import Look
+
+FIVE = ("lambda_min", "negative_mass", "negative_fraction", "gradient_norm", "num_samples")
+class_bars = functools.partial(plotting.class_bars, quantities=FIVE)
 
 
 @pytest.fixture(scope="module")
@@ -226,3 +231,62 @@ def test_method_and_class_names_are_no_formulas(classes: list[PartSpectrum]) -> 
     texts = [*figure.legends[0].get_texts()[:2], *figure.axes[4].get_xticklabels(), *figure.axes[0].texts]
     shown = [text._preprocess_math(text.get_text()) for text in texts]  # type: ignore[attr-defined]
     assert shown == [(r"$\frac$", False), ("_sam", False), (r"a$\frac$", False), ("$x$", False)]
+
+
+# ---------------------------------------------------------------------- quantities
+
+
+def panels_of(drawing: plotting.Drawing) -> dict[str, Axes]:
+    return {axes.get_ylabel(): axes for axes in drawing.figure.axes}
+
+
+def test_trace_and_accuracy_are_drawn_with_the_error_that_is_known(classes: list[PartSpectrum]) -> None:
+    one_probe = with_saddle(classes[4], trace_standard_error=math.inf)
+    drawing = plotting.class_bars([*classes[:4], one_probe])
+    panels = panels_of(drawing)
+    assert list(panels)[3:] == ["tr H", "‖∇L‖", "accuracy (%)", "samples"]
+    (trace,) = bars(panels["tr H"])
+    np.testing.assert_allclose(heights(trace), [part.saddle.trace for part in [*classes[:4], one_probe]])
+    saddles = [part.saddle for part in classes[:4]]
+    assert trace.errorbar is not None
+    whiskers = [segment[:, 1] for segment in trace.errorbar.lines[2][0].get_segments() if len(segment)]
+    np.testing.assert_allclose(
+        whiskers, [[s.trace - s.trace_standard_error, s.trace + s.trace_standard_error] for s in saddles]
+    )
+    (accuracy,) = bars(panels["accuracy (%)"])
+    np.testing.assert_allclose(heights(accuracy), [100 * part.accuracy for part in classes[:5]])  # type: ignore[operator]
+    assert accuracy.errorbar is None
+    assert bars(panels["‖∇L‖"])[0].errorbar is None
+
+
+def test_panels_are_those_asked_for_and_what_no_part_has_is_left_out(classes: list[PartSpectrum]) -> None:
+    drawing = plotting.class_bars(classes, quantities=["accuracy", "lambda_min"])
+    assert list(panels_of(drawing)) == ["accuracy (%)", "|λ$_{min}$| (bar), λ$_{max}$ (dash)"]
+    unknown = [dataclasses.replace(part, accuracy=None) for part in classes]
+    assert "accuracy (%)" not in panels_of(plotting.class_bars(unknown))
+    assert "accuracy (%)" in panels_of(plotting.class_bars({"a": unknown, "b": classes}))
+    with pytest.raises(LandscapeError, match="no part has accuracy"):
+        plotting.class_bars(unknown, quantities=["accuracy"])
+    with pytest.raises(LandscapeError, match="no quantity 'acuracy'; did you mean 'accuracy'"):
+        plotting.class_bars(classes, quantities=["acuracy"])
+    with pytest.raises(LandscapeError, match="name each once"):
+        plotting.class_bars(classes, quantities=["trace", "trace"])
+
+
+def test_a_trace_of_both_signs_has_labels_that_stay_apart(classes: list[PartSpectrum]) -> None:
+    parts = [with_saddle(part, trace=trace) for part, trace in zip(classes, (-90.0, -4.0, 0.3, 5.0), strict=False)]
+    figure = plotting.class_bars(parts, quantities=["trace"]).figure
+    axes = figure.axes[0]
+    assert heights(bars(axes)[0]) == [-90.0, -4.0, 0.3, 5.0]
+    assert axes.get_ylim()[0] < -90
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    boxes = sorted((label.get_window_extent(renderer) for label in axes.get_yticklabels()), key=lambda box: box.y0)
+    assert len(boxes) >= 3
+    assert all(lower.y1 < upper.y0 for lower, upper in itertools.pairwise(boxes))
+
+
+def test_methods_differ_by_more_than_colour(classes: list[PartSpectrum]) -> None:
+    figure = class_bars({"CE": classes, "SAM": classes, "ImbSAM": classes}).figure
+    hatches = [container[1].get_hatch() for container in bars(figure.axes[1])]
+    assert len(set(hatches)) == 3
+    assert "//////" not in hatches

@@ -17,7 +17,9 @@ from landscape.plotting import (
     Look,
     class_bars,
     compose,
+    density_cumulative,
     density_grid,
+    density_overlay,
     detection_panels,
     layer_densities,
     layer_distance,
@@ -74,6 +76,8 @@ def anomalies() -> GridResults:
 
 KINDS: dict[str, Callable[[Path], Drawing]] = {
     "density": lambda _: density_grid(classes()),
+    "density-overlay": lambda _: density_overlay({"CE": classes(), "_SAM": classes()[1:]}),
+    "density-cumulative": lambda _: density_cumulative(classes()),
     "classes": lambda _: class_bars(
         {"CE": classes(), "_SAM": classes()[:2]}, groups={"head": ["class/0"], "tail": ["class/1", "class/2"]}
     ),
