@@ -340,6 +340,8 @@ def _vertical_axis(axes: Axes, panel: Mapping[str, Any], inches: float) -> None:
         return
     width = panel["linear_width"]
     low, high = axes.get_ylim()
+    if max(-low, high) < 2 * width:
+        low, high = -2 * width, 2 * width  # noise does not fill a panel
     ends = np.arcsinh(np.array([low, high]) / width)
     low, high = (width * np.sinh(end + pad) for end, pad in zip(ends, (-0.3, 0.3), strict=True))
     axes.set_yscale("asinh", linear_width=width)

@@ -20,6 +20,7 @@ from landscape.errors import LandscapeError
 from landscape.plotting.density import is_certified, plain_or_power
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
 from landscape.plotting.frames import legend_above, legend_height
+from landscape.plotting.quantities import Scale
 from landscape.plotting.quantities import quantity as named_quantity
 from landscape.plotting.scales import asinh_ticks, scale_of
 from landscape.plotting.style import literal, shorten, text_width
@@ -29,6 +30,8 @@ Array = NDArray[np.float64]
 _HATCH = "//////"
 _NOTHING: dict[str, Any] = {"facecolor": "0.94", "edgecolor": "0.75", "hatch": _HATCH, "linewidth": 0.0}
 _LEAST_LETTERS = 5.0  # points; where a cell is lower than that, every second, third, … has its name
+_PALE = 10.0  # noise floors that the colours of a signed quantity span at least
+_LEAST_SHARE = 0.01  # that the colours of a ratio or a share span at least: what is less is nothing
 _CERTIFIED, _NO_VALUE = "certified negative eigenvalue", "no value"
 
 
@@ -36,7 +39,8 @@ def class_layer_map(spectra: Sequence[PartSpectrum], quantity: str = "lambda_min
     """Rows are sets of samples, columns layers from input to output, colours a quantity of ``class/C/layer/L``.
 
     What has both signs is shown on a diverging map, linear within the noise floor (but at least 1e-3 of the largest
-    magnitude) and logarithmic outside; what is positive on a logarithmic one; ratios and shares on a linear one. A dot
+    magnitude) and logarithmic outside; its colours reach ten noise floors at least, so that noise stays pale. What is
+    positive is shown on a logarithmic one, ratios and shares on a linear one from 0 to at least 0.01. A dot
     says that λ_min of that cell lies below −noise floor. Cells that were not measured, or whose ratio is 0/0, are
     hatched.
 
@@ -95,8 +99,23 @@ def class_layer_map(spectra: Sequence[PartSpectrum], quantity: str = "lambda_min
         "label": known.label,
         "row_label": {frozenset({"class"}): "class", frozenset({"group"}): "group"}.get(frozenset(kinds), "samples"),
         **scale_of(known.scale, values, floor),
+        "limits": _limits(known.scale, values, floor),
     }
     return Drawing("heat-map", arrays, settings)
+
+
+def _limits(scale: Scale, values: Array, floor: float) -> list[float]:
+    """Ends of the colours: of both signs alike where there are both, and wide enough for noise to stay pale."""
+    known = values[np.isfinite(values)]
+    low, high = float(known.min()), float(known.max())
+    if scale == "signed" or low < 0:
+        largest = max(-low, high, _PALE * floor) or 1.0
+        return [-largest, largest]
+    if scale == "linear":
+        return [0.0, max(high, _LEAST_SHARE)]
+    if low > 0:
+        return [low, high if high > low else 2 * low]
+    return [0.0, high or 1.0]
 
 
 def _cell(part: str) -> tuple[str, str | None]:
@@ -155,7 +174,7 @@ def _heat_map(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     figure = new_figure(height + below + 0.1 + legend_height(list(entries)), w_pad=0.03, h_pad=0.03)
     axes = figure.subplots()
     axes.patch.set(**_NOTHING)
-    norm, colors = _norm(values, settings)
+    norm, colors = _norm(settings)
     edges = {"edgecolor": "white", "linewidth": 0.4} if min(across, down) > 0.07 else {"edgecolor": "face"}
     mesh = axes.pcolormesh(np.ma.masked_invalid(values), norm=norm, cmap=colors, **edges)
     columns, rows = np.nonzero(certified.T)
@@ -177,9 +196,10 @@ def _heat_map(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     bar = figure.colorbar(mesh, ax=axes, pad=0.015, fraction=0.1, aspect=height / 0.1)
     bar.outline.set_linewidth(0.4)
     bar.set_label(settings["label"])
-    # Of a diverging map, the side on which nothing lies is not shown.
+    # Of a diverging map, a side on which nothing lies is not shown.
+    low, high = settings["limits"]
     known = values[np.isfinite(values)]
-    if norm.vmin is not None and norm.vmin < 0:
+    if low < 0 and max(-known.min(), known.max()) == high:
         bar.ax.set_ylim(min(known.min(), 0.0), max(known.max(), 0.0))
     _bar_ticks(bar, settings, height)
     legend_above(figure, list(entries.values()), list(entries))
@@ -191,20 +211,15 @@ def _row_names(labels: Sequence[str], width: float) -> list[str]:
     return [shorten(str(label), size, 0.25 * width) for label in labels]
 
 
-def _norm(values: Array, settings: Mapping[str, Any]) -> tuple[Normalize, Colormap]:
-    """Diverging where a value is negative, else from pale (little) to dark (much)."""
-    known = values[np.isfinite(values)]
-    low, high = float(known.min()), float(known.max())
+def _norm(settings: Mapping[str, Any]) -> tuple[Normalize, Colormap]:
+    """Diverging where both signs may be, else from pale (little) to dark (much)."""
+    low, high = settings["limits"]
+    colors = cm.vik if low < 0 else cm.lajolla_r
     if settings["scale"] == "log":
-        return LogNorm(low, high if high > low else 2 * low), cm.lajolla_r
-    if low < 0:
-        largest = max(-low, high)
-        if settings["scale"] == "asinh":
-            return AsinhNorm(settings["linear_width"], -largest, largest), cm.vik
-        return Normalize(-largest, largest), cm.vik
+        return LogNorm(low, high), colors
     if settings["scale"] == "asinh":
-        return AsinhNorm(settings["linear_width"], 0.0, high), cm.lajolla_r
-    return Normalize(0.0, high if high > 0 else 1.0), cm.lajolla_r
+        return AsinhNorm(settings["linear_width"], low, high), colors
+    return Normalize(low, high), colors
 
 
 def _lightness(color: Sequence[float]) -> float:

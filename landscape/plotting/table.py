@@ -25,6 +25,7 @@ _LINE = 1.7  # from one line to the next, in units of the letter size
 _GAP, _NARROW_GAP = 0.14, 0.09  # inches between two columns, at least; where they are too many
 _HEAVY, _LIGHT = 0.9, 0.5  # points: rules at the ends, and within
 _SMALLEST = 5.0  # points
+_MARGIN = 0.09  # inches that the layout leaves free at both sides together
 _LEAST_NAME = 0.18  # of the width that the names of the rows keep when they are shortened
 _ABSENT = "–"
 _LATEX = {
@@ -94,7 +95,7 @@ def result_table(
 
 
 def table_text(drawing: Drawing, form: Literal["markdown", "latex"]) -> str:
-    """The same table as text: for a README, or for a paper whose preamble loads ``booktabs`` and ``multirow``.
+    """The same table as text: for a README, or for a paper whose preamble loads ``booktabs``.
 
     Raises:
         LandscapeError: the drawing is no table, or there is no such form.
@@ -174,7 +175,7 @@ def _symbols(words: str) -> str:
 
 @renders("table")
 def _table(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
-    width = matplotlib.rcParams["figure.figsize"][0]
+    width = matplotlib.rcParams["figure.figsize"][0] - _MARGIN
     cells, bold = _cells(arrays, settings)
     heads, names, spans = arrays["columns"].tolist(), arrays["rows"].tolist(), settings["spans"]
     size = matplotlib.rcParams["font.size"]
@@ -184,12 +185,12 @@ def _table(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
         # Letters shrink with everything that is as wide as they are, the gaps do not.
         gap, gaps = _NARROW_GAP, _NARROW_GAP * len(heads)
         natural = sum(_widths(*content, size, gap)) - gaps
-        size = min(size, max(_SMALLEST, size * (width - gaps) / natural))
+        size = min(size, max(_SMALLEST, 0.98 * size * (width - gaps) / natural))
         widths = _widths(*content, size, gap)
     first = min(widths[0], max(width - sum(widths[1:]), _LEAST_NAME * width))
     if first + sum(widths[1:]) > width + 1e-6:
         raise LandscapeError(
-            f"a table of {len(heads)} columns does not fit a page of {width:.2f} inches in letters of {_SMALLEST:g} "
+            f"a table of {len(heads)} columns does not fit {width:.2f} inches in letters of {_SMALLEST:g} "
             "points: draw it wider (--column double), or as two tables"
         )
     room = (width - first - sum(widths[1:])) / len(heads)
@@ -197,34 +198,34 @@ def _table(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     ends = first + np.cumsum([each + room for each in widths[1:]])  # right ends of the columns, inches
 
     line = _LINE * size / 72
-    lines = len(names) + 1 + bool(spans)
-    figure = new_figure((lines + 0.5) * line)
+    end = (len(names) + 1 + bool(spans)) * line
+    first_row = end - len(names) * line
+    figure = new_figure(end + 0.5 * line + _MARGIN)
     axes = figure.subplots()
     axes.set_xlim(0, width)
-    axes.set_ylim(lines + 0.25, -0.25)
+    axes.set_ylim(end + 0.25 * line, -0.25 * line)
+    axes.set_aspect("equal", anchor="N")  # inches both, so that a panel higher than the table does not stretch it
     axes.set_axis_off()
-    axes.plot([0, width], [0, 0], color="black", linewidth=_HEAVY, clip_on=False)
-    axes.plot([0, width], [lines - len(names)] * 2, color="black", linewidth=_LIGHT)
-    axes.plot([0, width], [lines, lines], color="black", linewidth=_HEAVY, clip_on=False)
+    for height, thickness in ((0.0, _HEAVY), (first_row, _LIGHT), (end, _HEAVY)):
+        axes.plot([0, width], [height, height], color="black", linewidth=thickness, clip_on=False)
+    look: dict[str, Any] = {"va": "center", "fontsize": size}
     at = 0
     for words, number in spans:
         left = float(ends[at]) - widths[at + 1] + 0.5 * gap
         right = float(ends[at + number - 1])
-        axes.text((left + right) / 2, 0.5, literal(words), ha="center", va="center", fontsize=size)
-        axes.plot([left, right], [1, 1], color="black", linewidth=_LIGHT)
+        axes.text((left + right) / 2, 0.5 * line, literal(words), ha="center", **look)
+        axes.plot([left, right], [line, line], color="black", linewidth=_LIGHT)
         at += number
-    head = lines - len(names) - 0.5
-    axes.text(0, head, literal(settings["corner"]), ha="left", va="center", fontsize=size)
+    axes.text(0, first_row - 0.5 * line, literal(settings["corner"]), ha="left", **look)
     for column, words in enumerate(heads):
-        axes.text(
-            ends[column], head, words if "$_{" in words else literal(words), ha="right", va="center", fontsize=size
-        )
+        shown = words if "$_{" in words else literal(words)
+        axes.text(ends[column], first_row - 0.5 * line, shown, ha="right", **look)
     for row, name in enumerate(names):
-        below = lines - len(names) + row + 0.5
-        axes.text(0, below, literal(name), ha="left", va="center", fontsize=size)
+        below = first_row + (row + 0.5) * line
+        axes.text(0, below, literal(name), ha="left", **look)
         for column, words in enumerate(cells[row]):
-            axes.text(ends[column], below, words, ha="right", va="center", fontsize=size,
-                      fontweight="bold" if bold[row, column] else "normal")  # fmt: skip
+            weight = "bold" if bold[row, column] else "normal"
+            axes.text(ends[column], below, words, ha="right", fontweight=weight, **look)
     return figure
 
 

@@ -52,7 +52,11 @@ def test_many_classes_are_steps_cut_between_the_groups(rotated: bool) -> None:
     axes = class_sizes(MANY, None, MANY_GROUPS, rotated=rotated).figure.axes[0]
     steps = [patch for patch in axes.patches if isinstance(patch, StepPatch)]
     np.testing.assert_array_equal(np.concatenate([patch.get_data().values for patch in steps]), MANY)
-    assert [(patch.get_data().edges[0], patch.get_data().edges[-1]) for patch in steps] == [(0, 36), (36, 71), (71, 100)]
+    assert [(patch.get_data().edges[0], patch.get_data().edges[-1]) for patch in steps] == [
+        (0, 36),
+        (36, 71),
+        (71, 100),
+    ]
     cuts = [line.get_ydata()[0] if rotated else line.get_xdata()[0] for line in axes.lines]
     assert cuts == [36, 71]
     assert [text.get_text() for text in axes.texts] == ["head", "mid", "tail"]
@@ -102,7 +106,10 @@ def test_lines_are_the_means_of_groups(count: int) -> None:
     [
         (lambda: class_sizes([], None), "no class to draw"),
         (lambda: class_sizes(COUNTS, ["cat"]), "10 classes have 1 names"),
-        (lambda: class_sizes(COUNTS, None, {"tail": [9, 10]}), "group 'tail' has class 10, but there are classes 0 to 9"),
+        (
+            lambda: class_sizes(COUNTS, None, {"tail": [9, 10]}),
+            "group 'tail' has class 10, but there are classes 0 to 9",
+        ),
         (lambda: accuracy_bars({}), "got no method"),
         (lambda: accuracy_bars({"CE": [0.1, 0.2], "SAM": [0.1]}), "same classes"),
         (lambda: accuracy_bars({"CE": [71.7, 52.3]}), r"'CE' run from 52.3 to 71.7: expected shares in \[0, 1\]"),

@@ -92,6 +92,17 @@ def test_signs_are_told_apart_by_colour() -> None:
     assert shown.norm(0.8) - 0.5 > 0.25
 
 
+def test_noise_stays_pale() -> None:
+    parts = [cell(label, "conv1", lambda_min=sign * 0.5 * FLOOR) for label, sign in ((0, -1), (3, 1))]
+    drawing = class_layer_map(parts)
+    assert drawing.settings["limits"] == [-10 * FLOOR, 10 * FLOOR]
+    shown = mesh(drawing)
+    np.testing.assert_allclose(shown.norm([-0.5 * FLOOR, 0.5 * FLOOR]), [0.42, 0.58], atol=0.005)
+    assert shown.get_cmap().name == mesh(class_layer_map(parts[1:])).get_cmap().name  # diverging without a negative too
+    ratio = class_layer_map(parts, "curvature_ratio")
+    assert ratio.settings["limits"] == [0.0, 0.01]
+
+
 def test_layers_are_in_the_order_of_the_modules_whatever_is_missing() -> None:
     scattered = [part for part in GRID if part.part != "class/0/layer/layer1.0.conv1"]
     assert class_layer_map(scattered).arrays["layers"].tolist() == LAYERS

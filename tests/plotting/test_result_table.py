@@ -11,7 +11,8 @@ from support.pages import assert_drawn_again_alike, assert_legible, drawn_texts
 
 from landscape.errors import LandscapeError
 from landscape.plotting.accuracy import class_sizes
-from landscape.plotting.drawing import Drawing
+from landscape.plotting.drawing import Drawing, compose
+from landscape.plotting.style import Look
 from landscape.plotting.table import result_table, table_text
 
 # Published by Rangwani et al. 2022: all, head, mid and tail of CIFAR-10-LT and CIFAR-100-LT, imbalance 100.
@@ -68,6 +69,25 @@ def test_columns_are_ranged_right_below_their_heads() -> None:
     assert alls[0].x0 < middle < tails[0].x1 < boxes["CIFAR-100-LT (%)"].x0
 
 
+def test_a_higher_panel_does_not_stretch_it() -> None:
+    def line(page: Drawing) -> float:
+        places = {text.get_text(): text.get_window_extent().y0 for text in drawn_texts(page.figure)}
+        return places["CE + DRW"] - places["CE + DRW + SAM"]
+
+    drawing = published()
+    assert line(compose([[drawing]], heights=[4.0])) == pytest.approx(line(drawing), rel=0.03)
+
+
+@pytest.mark.parametrize("column", ["single", "double"])
+def test_it_is_as_wide_as_the_page(column: Any) -> None:
+    drawing = published().looking(Look(column))
+    ends = [text.get_window_extent() for text in drawn_texts(drawing.figure)]
+    page = drawing.figure.bbox.width
+    assert min(end.x0 for end in ends) < 0.02 * page
+    assert max(end.x1 for end in ends) > 0.98 * page
+    assert [text.get_text() for text in drawing.figure.axes[0].texts if text.get_text() in ROWS] == ROWS  # uncut
+
+
 def test_markdown_has_the_same_numbers() -> None:
     lines = table_text(published(), "markdown").splitlines()
     assert lines[0].split(" | ")[1:3] == ["CIFAR-10-LT (%) All", "CIFAR-10-LT (%) Head"]
@@ -103,7 +123,10 @@ def test_latex_is_a_booktabs_table_that_escapes_names() -> None:
         (lambda: result_table(["a"], ["x"], [[1.0]], spans=[("y", 2)]), "heads over 2 columns do not fit"),
         (lambda: table_text(class_sizes([3, 2]), "latex"), "'class-sizes' is no table"),
         (lambda: table_text(published(), "html"), "not as 'html'"),  # type: ignore[arg-type]
-        (lambda: result_table(["a"], ["x" * 9] * 30, [[1.0] * 30]).figure, "30 columns does not fit a page of 6.90 inch"),
+        (
+            lambda: result_table(["a"], ["x" * 9] * 30, [[1.0] * 30]).figure,
+            "30 columns does not fit 6.81 inch",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_says_so(make: Any, message: str) -> None:

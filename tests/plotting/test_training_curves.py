@@ -37,8 +37,8 @@ def parts(step: int, shift: float = 0.0) -> list[PartSpectrum]:
         dataclasses.replace(
             part,
             saddle=dataclasses.replace(
-                part.saddle, lambda_min=-0.02 * 6.0**place * (step if place else 1) - shift, lambda_min_residual=0.003 * step,
-                lambda_max=20.0 + step, lambda_max_residual=0.5,
+                part.saddle, lambda_min=-0.02 * 6.0**place * (step if place else 1) - shift,
+                lambda_min_residual=0.003 * step, lambda_max=20.0 + step, lambda_max_residual=0.5,
             ),
         )
         for place, part in enumerate(found)
@@ -87,7 +87,9 @@ def test_points_of_a_sweep_are_its_records() -> None:
     # To first order, as finite differences of the ratio say.
     moved = (abs(records[1].lambda_min) + 0.006) / (records[1].lambda_max - 0.5)
     assert ratio.high[1] == pytest.approx(moved, rel=2e-3)
-    np.testing.assert_array_equal(named(curves, quantity="lambda_min", method="CE + SAM", part="group/mid").epochs, [2, 4])
+    np.testing.assert_array_equal(
+        named(curves, quantity="lambda_min", method="CE + SAM", part="group/mid").epochs, [2, 4]
+    )
 
 
 def test_what_is_drawn_is_in_the_arrays() -> None:
@@ -128,6 +130,14 @@ def test_signs_of_lambda_min_have_a_scale_linear_within_the_noise() -> None:
     assert not drawing.arrays[f"{head}/certified"].any()
     hollow = [found for found in signed.lines if found.get_markerfacecolor() == "white"]
     assert [found.get_ydata().tolist() for found in hollow] == [[-0.02] * 4]
+
+
+def test_noise_does_not_fill_a_panel() -> None:
+    noise = {epoch: [dataclasses.replace(part, saddle=dataclasses.replace(part.saddle, lambda_min=1e-4 * epoch))
+                     for part in parts(epoch)[:1]] for epoch in (1, 2)}  # fmt: skip
+    low, high = training_curves(sweep_curves({"CE": noise}, ("lambda_min",))).figure.axes[0].get_ylim()
+    assert low < -FLOOR
+    assert high > FLOOR
 
 
 def test_an_axis_between_two_powers_of_ten_has_ticks_too() -> None:

@@ -1,4 +1,4 @@
-"""What a reviewer would circle, found by looking at every word that is drawn; and that a figure is drawn again alike."""
+"""What a reviewer would circle, found among the words that are drawn; and that a figure is drawn again alike."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def assert_legible(drawing: Drawing, looks: list[Look] = LOOKS) -> None:
         page = figure.bbox
         for words, box in boxes:
             where = f"{words!r} at {look}"
-            assert box.x0 > page.x0 - 1 and box.x1 < page.x1 + 1, f"{where} is cut at a side"
-            assert box.y0 > page.y0 - 1 and box.y1 < page.y1 + 1, f"{where} is cut above or below"
+            beyond = max(page.x0 - box.x0, box.x1 - page.x1, page.y0 - box.y0, box.y1 - page.y1)
+            assert beyond < 1, f"{where} is cut by the edge of the page"
         for (one, first), (other, second) in itertools.combinations(boxes, 2):
             across = min(first.x1, second.x1) - max(first.x0, second.x0)
             up = min(first.y1, second.y1) - max(first.y0, second.y0)
