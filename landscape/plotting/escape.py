@@ -114,9 +114,7 @@ def slope_along(spectrum: PartSpectrum) -> float:
     steps, losses = saddle.certificates.descent.steps, saddle.certificates.descent.losses
     near = np.argsort(np.abs(steps), kind="stable")[: 2 * _NEAREST + 1]
     a, change = steps[near], losses[near] - losses[near[0]]
-    misfits = [
-        float(np.nansum((change - sign * size * a - saddle.lambda_min * a**2 / 2) ** 2)) for sign in (1.0, -1.0)
-    ]
+    misfits = [float(np.nansum((change - sign * size * a - saddle.lambda_min * a**2 / 2) ** 2)) for sign in (1.0, -1.0)]
     return size if misfits[0] <= misfits[1] else -size
 
 
@@ -178,7 +176,13 @@ def _escape(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     return figure
 
 
-_POINT: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 2.8, "markeredgecolor": "0.2", "markeredgewidth": 0.3}
+_POINT: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": "o",
+    "markersize": 2.8,
+    "markeredgecolor": "0.2",
+    "markeredgewidth": 0.3,
+}
 
 
 def _draw_panel(axes: Axes, arrays: Arrays, number: int, color: Any, high: float, longest: float) -> None:
@@ -188,10 +192,11 @@ def _draw_panel(axes: Axes, arrays: Arrays, number: int, color: Any, high: float
     edge = np.arcsinh(longest / shortest)
     a = shortest * np.sinh(np.linspace(-edge, edge, 801))
     loss, slope = arrays["loss"][number], arrays["slope"][number]
-    for curvature, look in (
+    predictions: list[tuple[float, dict[str, Any]]] = [
         (arrays["lambda_min"][number], {"color": _MODEL, "linewidth": 0.9, "zorder": 2}),
         (arrays["convex"][number], {"color": _CONVEX, "linestyle": ":", "zorder": 1}),
-    ):
+    ]
+    for curvature, look in predictions:
         prediction = loss + slope * a + curvature * a**2 / 2
         axes.plot(a, np.where((prediction >= low) & (prediction <= high), prediction, np.nan), **look)
     seen = losses <= high

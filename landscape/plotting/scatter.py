@@ -10,11 +10,12 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from landscape.curvature.results import Interval, PartSpectrum
 from landscape.errors import LandscapeError
+from landscape.plotting.density import plain_or_power
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
 from landscape.plotting.parts import METHOD_LINES, add_legend, method_color, part_colors, quantity
 from landscape.plotting.style import PALETTE, literal, shorten
@@ -88,7 +89,9 @@ def saddle_scatter(
     for method, row in zip(methods, np.isfinite(arrays["x"] * arrays["y"]), strict=True):
         if not row.any():
             raise LandscapeError(f"'{method}' has no {'class' if by == 'class' else 'tail'} with both {x} and {y}")
-    clouds = [(arrays["x"].ravel(), arrays["y"].ravel())] if by == "method" else zip(arrays["x"], arrays["y"], strict=True)
+    clouds = (
+        [(arrays["x"].ravel(), arrays["y"].ravel())] if by == "method" else zip(arrays["x"], arrays["y"], strict=True)
+    )
     ranks = [_spearman(*cloud) for cloud in clouds]
     arrays["spearman"], arrays["spearman_n"] = (np.array(column) for column in zip(*ranks, strict=True))
     of = "" if by == "class" else " of the tail"
@@ -181,7 +184,10 @@ def _scatter(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     entries = _entries(arrays, methods, parts, labels, width, of_classes=of_classes, colored=colored)
     figure = new_figure(2.45 + 0.16 * math.ceil(len(entries) / max(1, int(width / 1.2))), w_pad=0.04, h_pad=0.03)
     axes = figure.subplots()
-    limits = [_limits(arrays, axis, scale) for axis, scale in zip("xy", settings["scales"], strict=True)]
+    limits = [
+        _limits(arrays, axis, scale, percent=name.endswith("(%)"))
+        for axis, scale, name in zip("xy", settings["scales"], settings["names"], strict=True)
+    ]
     for set_scale, scale, axis in zip((axes.set_xscale, axes.set_yscale), settings["scales"], "xy", strict=True):
         known = np.abs(arrays[axis][np.isfinite(arrays[axis])])
         set_scale(scale, **({"linear_width": float(known[known > 0].min())} if scale == "asinh" else {}))
@@ -199,9 +205,13 @@ def _scatter(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
             )  # fmt: skip
     axes.set_xlabel(settings["names"][0])
     axes.set_ylabel(settings["names"][1])
-    for axis, scale in zip((axes.xaxis, axes.yaxis), settings["scales"], strict=True):
+    for ruler, scale, ends in zip((axes.xaxis, axes.yaxis), settings["scales"], limits, strict=True):
         if scale == "linear":
-            axis.set_major_locator(MaxNLocator(6))
+            ruler.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        else:
+            ruler.set_major_locator(FixedLocator(_round_ticks(*ends)))
+            ruler.set_major_formatter(FuncFormatter(lambda value, _: plain_or_power(value)))
+            ruler.set_minor_locator(NullLocator())
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(linewidth=0.3, color="0.88")
     axes.set_axisbelow(True)
@@ -218,7 +228,7 @@ def _scatter(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
 def _draw_interval(axes: Axes, arrays: Arrays, m: int, p: int, limits: Sequence[tuple[float, float]]) -> None:
     """Whiskers where an interval is known; one without end reaches the edge."""
     x, y = arrays["x"][m, p], arrays["y"][m, p]
-    look: dict[str, Any] = {"color": "0.45", "linewidth": 0.7, "zorder": 2}
+    look: dict[str, Any] = {"color": "0.55", "linewidth": 0.6, "zorder": 2}
     ends = {axis: (arrays[f"{axis}_low"][m, p], arrays[f"{axis}_high"][m, p]) for axis in "xy"}
     if not np.isnan(ends["x"]).any():
         axes.hlines(y, *np.clip(ends["x"], *limits[0]), **look)
@@ -226,7 +236,7 @@ def _draw_interval(axes: Axes, arrays: Arrays, m: int, p: int, limits: Sequence[
         axes.vlines(x, *np.clip(ends["y"], *limits[1]), **look)
 
 
-def _limits(arrays: Arrays, axis: str, scale: str) -> tuple[float, float]:
+def _limits(arrays: Arrays, axis: str, scale: str, *, percent: bool) -> tuple[float, float]:
     """Room for every point and every finite end of an interval."""
     every = np.concatenate([arrays[axis + end].ravel() for end in ("", "_low", "_high")])
     known = every[np.isfinite(every) & ((every > 0) | (scale != "log"))]
@@ -236,7 +246,18 @@ def _limits(arrays: Arrays, axis: str, scale: str) -> tuple[float, float]:
     margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
     if scale == "asinh":
         return low - 0.3 * abs(low) - margin / 100, high + 0.3 * abs(high) + margin / 100
-    return low - margin, high + margin
+    return low - margin, min(high + margin, 102.0) if percent else high + margin
+
+
+def _round_ticks(low: float, high: float) -> list[float]:
+    """±10^k between both ends, and ±2 and ±5 · 10^k where that gives fewer than three."""
+    largest = math.ceil(math.log10(max(-low, high)))
+    for digits in ((1,), (1, 2, 5)):
+        sizes = [digit * 10.0**k for k in range(largest - 12, largest + 1) for digit in digits]
+        ticks = [tick for size in sizes for tick in (-size, size) if low <= tick <= high]
+        if len(ticks) >= 3:
+            break
+    return sorted(ticks)
 
 
 def _sizes(num_samples: Array) -> Array:
@@ -252,7 +273,7 @@ def _entries(
     of_classes: bool, colored: bool,
 ) -> list[tuple[Any, str]]:  # fmt: skip
     size = matplotlib.rcParams["legend.fontsize"]
-    edge = {"linestyle": "none", "markeredgecolor": "0.15", "markeredgewidth": 0.4}
+    edge: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "0.15", "markeredgewidth": 0.4}
     entries: list[tuple[Any, str]] = []
     for m, method in enumerate(methods):
         color = "0.7" if colored else method_color(m)
@@ -265,7 +286,10 @@ def _entries(
             entries.append((Line2D([], [], color=color, marker=marker, markersize=5, **edge), name))
     if colored:
         entries += [
-            (Line2D([], [], color=color, marker="o", markersize=4.5, **edge), literal(shorten(label, size, 0.3 * width)))
+            (
+                Line2D([], [], color=color, marker="o", markersize=4.5, **edge),
+                literal(shorten(label, size, 0.3 * width)),
+            )
             for color, label in zip(part_colors(parts), labels, strict=True)
         ]
     counts = arrays["num_samples"]

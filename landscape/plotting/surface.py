@@ -5,8 +5,10 @@ What is not finite stays a hole: no line is drawn across it and no colour fills 
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,8 +21,8 @@ from matplotlib.colors import LightSource, Normalize
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from mpl_toolkits.mplot3d.art3d import Poly3DCollection
-from mpl_toolkits.mplot3d.axes3d import Axes3D
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
+from mpl_toolkits.mplot3d.axes3d import Axes3D  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from landscape.errors import LandscapeError
@@ -36,18 +38,20 @@ Surfaces = Surface | Mapping[str, Surface]
 MAX_LINES = 16
 """Lines that can be told apart in one panel."""
 
-NUM_LEVELS = 10
+NUM_LEVELS = 12
 """Contour lines over the range that all panels share, about."""
 
 _BROAD = 4.5  # inches from which a figure has more than two panels beside each other
 _LOGARITHMIC = 30.0  # ratio of the largest to the smallest loss from which their axis is logarithmic
-_MOST_DECADES = 8.0  # that contour lines are spread over; what lies below has the colour of the lowest
+_MOST_DECADES = 6.0  # that contour lines are spread over; what lies below has the colour of the lowest
 _BANDS = 3  # shades between two contour lines
 _FAR = 0.1  # of the way from θ to the farthest mark: how far off the plane a mark may be and still be drawn filled
 _MAX_VECTOR_CELLS = 4000  # cells of all reliefs together that a PDF of a few hundred kilobytes holds
 _HIGHEST = 3.2  # inches of a panel that has the width of the page for itself
 _ROOM_FOR_NAMES = 1.0  # inches of a panel from which names stand in it
 _SMALL_RELIEF = 2.0  # inches below which a relief has smaller letters
+_MARGIN = 0.07  # of a panel along its frame, where no number stands in a contour line
+_LEAST_RELIEF = 1.05  # inches from which a relief can be read
 _FLOOR = 0.35  # of the range of a relief, from its lowest point down to the contours
 _COLORS = cm.batlow
 
@@ -307,6 +311,7 @@ def _plane(
         "axes": names,
         "shared_axes": alike if None not in alike else [None, None],
         "unit": _unit([norm for surface in every for norm in surface.norms]),
+        "units": [_unit([surface.norms[axis] for surface in every]) for axis in (0, 1)],
         "equal": all(_is_isometric(surface) for surface in every),
         "path": [surface.kind == "trajectory" for surface in every],
         "mark_labels": [list(surface.mark_labels or ()) for surface in every],
@@ -323,7 +328,7 @@ def loss_levels(losses: Array, levels: int | Sequence[float] = NUM_LEVELS) -> tu
 
     Returns:
         The scale (``log`` or ``linear``), the levels ascending, and the two ends of the colours: of the finite losses,
-        on a logarithmic scale of the positive ones and not more than eight decades below the highest.
+        on a logarithmic scale of the positive ones and not more than six decades below the highest.
 
     Raises:
         LandscapeError: no finite loss, fewer than two levels asked for, or levels that are not finite and positive.
@@ -347,22 +352,23 @@ def loss_levels(losses: Array, levels: int | Sequence[float] = NUM_LEVELS) -> tu
         margin = 0.05 * (abs(high) or 1.0)
         return "linear", np.array([high]), np.array([high - margin, high + margin])
     if scale == "linear":
-        ticks = MaxNLocator(levels).tick_values(low, high)
-        return scale, ticks[(ticks > low) & (ticks < high)], np.array([low, high])
+        chosen = np.asarray(MaxNLocator(levels).tick_values(low, high))
+        return scale, chosen[(chosen > low) & (chosen < high)], np.array([low, high])
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    chosen = np.empty(0)
     for digits in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
-        ticks = np.array([digit * 10.0**decade for decade in decades for digit in digits])
-        ticks = ticks[(ticks > low) & (ticks < high)]
-        if len(ticks) <= levels:
+        chosen = np.array([digit * 10.0**decade for decade in decades for digit in digits])
+        chosen = chosen[(chosen > low) & (chosen < high)]
+        if len(chosen) <= levels:
             break
-    return scale, ticks, np.array([low, high])
+    return scale, chosen, np.array([low, high])
 
 
 @renders("surface")
 def _contours(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     width, size = matplotlib.rcParams["figure.figsize"][0], matplotlib.rcParams["font.size"]
     own_axes = None in settings["shared_axes"]
-    grid = _Grid.of(arrays, width, own_axes=own_axes, side="right")
+    grid = _Grid.of(arrays, 4 if width >= _BROAD else 1 if own_axes else 2, side="right")
     shades = _Shades.of(arrays, settings)
     panel_width = (width - 1.3) / grid.columns - (0.4 if own_axes else 0.12)
     tallest = max(_aspect(arrays, number) for number in range(len(arrays["methods"])))
@@ -417,7 +423,7 @@ def _contours(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
 @renders("surface-3d")
 def _reliefs(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     width, size = matplotlib.rcParams["figure.figsize"][0], matplotlib.rcParams["font.size"]
-    grid = _Grid.of(arrays, width, own_axes=False, side="left")
+    grid = _Grid.of(arrays, min(max(int((width - 0.6) / _LEAST_RELIEF), 1), 4), side="left")
     shades = _Shades.of(arrays, settings)
     panel_width = (width - 0.6) / grid.columns
     height = min(0.82 * panel_width, _HIGHEST)
@@ -468,10 +474,9 @@ class _Grid:
     columns: int
 
     @classmethod
-    def of(cls, arrays: Arrays, width: float, *, own_axes: bool, side: Literal["left", "right"]) -> _Grid:
-        """Rows of parts and columns of methods, or the other way where only that fits the width."""
+    def of(cls, arrays: Arrays, most: int, side: Literal["left", "right"]) -> _Grid:
+        """Rows of parts and columns of methods, or the other way where only that fits: ``most`` beside each other."""
         methods, labels = arrays["methods"].tolist(), arrays["labels"].tolist()
-        most = 4 if width >= _BROAD else 1 if own_axes else 2
         if len(methods) > 1 and len(labels) > 1:
             turned = len(methods) > max(most, 2) and len(labels) < len(methods)
             above, beside = (labels, methods) if turned else (methods, labels)
@@ -529,12 +534,13 @@ def _plane_words(settings: Mapping[str, Any], width: float, height: float) -> _W
     size = matplotlib.rcParams["figure.labelsize"]
     if None in settings["shared_axes"]:
         return _Words(settings["unit"], "")
-    names = [f"{name}, {settings['unit']}" for name in settings["shared_axes"]]
+    names = [f"{name}, {unit}" for name, unit in zip(settings["shared_axes"], settings["units"], strict=True)]
     upright = _fitted(names[1], size, height)
     if max(text_width(line, size) for line in upright.split("\n")) < height:
         return _Words(_fitted(names[0], size, width), upright)
-    words = [f"a$_{number}$: {name}" for number, name in zip((1, 2), settings["shared_axes"], strict=True)]
-    return _Words("\n".join(_fitted(line, size, width) for line in (*words, settings["unit"])), "a$_2$")
+    return _Words(
+        "\n".join(_fitted(f"a$_{number}$: {name}", size, width) for number, name in enumerate(names, 1)), "a$_2$"
+    )
 
 
 @dataclass(frozen=True)
@@ -551,7 +557,7 @@ class _Shades:
         scale = settings["scale"]
         levels, limits = (_on_axis(arrays[name], scale) for name in ("levels", "limits"))
         edges = np.unique(np.concatenate([limits, levels]))
-        steps = [np.linspace(low, high, _BANDS, endpoint=False) for low, high in zip(edges, edges[1:], strict=False)]
+        steps = [np.linspace(low, high, _BANDS, endpoint=False) for low, high in itertools.pairwise(edges)]
         losses = np.concatenate([arrays[f"{m}/losses"].ravel() for m in range(len(arrays["methods"]))])
         return cls(
             scale,
@@ -584,7 +590,12 @@ class _Shades:
                              linestyles="solid")  # fmt: skip
         if labels:
             axes.apply_aspect()
-            axes.clabel(lines, inside[:: math.ceil(len(inside) / 5)], fmt=self._word, fontsize=size, inline_spacing=1)
+            numbers = axes.clabel(
+                lines, inside[:: math.ceil(len(inside) / 5)], fmt=self._word, fontsize=size, inline_spacing=1
+            )
+            for number in numbers:  # one that the frame would cut says nothing
+                place = axes.transAxes.inverted().transform(axes.transData.transform(number.get_position()))
+                number.set_visible(bool((np.abs(place - 0.5) < 0.5 - _MARGIN).all()))
 
     def raise_relief(self, axes: Axes3D, x: Array, y: Array, losses: Array, *, rasterized: bool) -> None:
         """The cells whose corners are all finite, shaded, and their contours on the floor."""
@@ -640,11 +651,14 @@ class _Shades:
         bar.ax.tick_params(labelsize=size)
 
     def ticks(self, most: int) -> Array:
-        """Levels with names: powers of ten if there are enough, else every so many."""
+        """What has a number on an axis: powers of ten if there are enough levels at such, else every so many levels."""
         if self.scale == "log":
             powers = self.levels[np.isclose(self.levels, np.round(self.levels))]
             if len(powers) >= 3:
                 return powers[:: math.ceil(len(powers) / most)]
+        elif len(self.levels) > 1:
+            ticks = np.asarray(MaxNLocator(most - 1, steps=[1, 2, 5, 10]).tick_values(self.bands[0], self.bands[-1]))
+            return ticks[(ticks >= self.bands[0]) & (ticks <= self.bands[-1])]
         return self.levels[:: math.ceil(len(self.levels) / most)]
 
     @property
@@ -662,7 +676,7 @@ class _Shades:
 
     def _word(self, level: float) -> str:
         loss = 10.0**level if self.scale == "log" else level
-        return f"{loss:.3g}" if loss == 0 or 1e-2 <= abs(loss) < 1e4 else plain_or_power(loss)
+        return f"{round(loss, 6):g}" if loss == 0 or 1e-2 <= abs(loss) < 1e4 else plain_or_power(loss)
 
 
 def _on_axis(losses: Array, scale: str) -> Array:
@@ -703,9 +717,10 @@ def _draw_holes(axes: Axes, own: Mapping[str, Array], losses: Array) -> None:
             Rectangle((0, 0), 1, 1, transform=axes.transAxes, facecolor="white", edgecolor="0.5", hatch=_HATCH,
                       linewidth=0, zorder=-2)
         )  # fmt: skip
-    if not own["done"].all():
-        axes.pcolormesh(own["x"], own["y"], np.ma.masked_where(own["done"], np.zeros(own["done"].shape)),
-                        shading="nearest", cmap=_GREY, zorder=-1)  # fmt: skip
+    done = np.asarray(own["done"], dtype=bool)
+    if not done.all():
+        whole = done[:-1, :-1] & done[1:, :-1] & done[:-1, 1:] & done[1:, 1:]
+        axes.pcolormesh(own["x"], own["y"], np.ma.masked_where(whole, np.zeros(whole.shape)), cmap=_GREY, zorder=-1)
 
 
 def _draw_marks(
@@ -765,7 +780,9 @@ def _plane_entries(arrays: Arrays, settings: Mapping[str, Any]) -> list[tuple[An
         entries.append((Line2D([], [], **{**_MARK, **line}), "epochs" if line else "checkpoints"))
     if any(arrays[f"{m}/far"].any() for m in marked):
         most = max(float(arrays[f"{m}/mark_distances"].max()) for m in marked)
-        entries.append((Line2D([], [], **{**_MARK, "markerfacecolor": "white"}), f"off the plane, L$_2$ distance up to {most:.2g}"))
+        entries.append(
+            (Line2D([], [], **{**_MARK, "markerfacecolor": "white"}), f"off the plane, L$_2$ distance up to {most:.2g}")
+        )
     if any(not np.isfinite(arrays[f"{m}/losses"][:, arrays[f"{m}/done"]]).all() for m in methods):
         entries.append((Patch(facecolor="white", edgecolor="0.5", hatch=_HATCH, linewidth=0), "not finite"))
     if any(not arrays[f"{m}/done"].all() for m in methods):
@@ -877,7 +894,8 @@ def _fitted(text: str, size: float, width: float) -> str:
     if text_width(text, size) < width:
         return text
     lines = [""]
-    for word in text.replace(", ‖d‖ = ", " ‖d‖\u00a0=\u00a0").split(" "):
+    # A number stays with the word before it.
+    for word in re.sub(r" (?=\d)", "\u00a0", text.replace(", ‖d‖ = ", " ‖d‖\u00a0=\u00a0")).split(" "):
         longer = f"{lines[-1]} {word}".lstrip()
         if lines[-1] and (text_width(longer, size) >= width or word.startswith("‖d‖")):
             lines.append(word)
