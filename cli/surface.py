@@ -175,6 +175,7 @@ def command(
         check_goldstein_output(export)
         if not plan.whole and (plan.per_class or plan.per_group or "," in (plan.classes or "")):
             raise LandscapeError("--export takes one loss: add --whole for that of all samples together")
+    before = output.stat().st_mtime_ns if output.exists() else None
     try:
         with SurfaceBar() as bar:
             file = run_surface(
@@ -190,9 +191,11 @@ def command(
                 progress=bar,
             )
     except KeyboardInterrupt:
-        if not output.exists() or not (kept := int(SurfaceFile.open(output).surface.done.sum())):
+        if not output.exists() or output.stat().st_mtime_ns == before:
             raise
-        raise click.Abort(f"{several(kept, 'point')} kept, the same command (without --overwrite) goes on") from None
+        kept = int(SurfaceFile.open(output).surface.done.sum())
+        there = several(kept, "point") if kept else "the eigenvectors are"
+        raise click.Abort(f"{there} kept, the same command (without --overwrite) goes on") from None
     _print_table(file.surface)
     if export is not None:
         write_goldstein(export, file.surface, split=plan.split, source=str(output))

@@ -311,6 +311,8 @@ class _Walker:
         def save(so_far: Surface) -> None:
             SurfaceFile.write(self.output, self.meta, runs, so_far, kept)
 
+        if file is None and kept:
+            save(surface)  # so that a search is not lost, however soon the walk is stopped
         todo = int(np.sum(~surface.done))
         self.progress.start(surface.done.size, surface.done.size - todo)
 
@@ -343,7 +345,7 @@ class _Walker:
         points = self.plan.points or (default,)
         axes = [
             axis(*(asked or usual), points[min(number, len(points) - 1)])
-            for number, (asked, usual) in enumerate(zip(self.plan.ranges, found.ranges, strict=False))
+            for number, (asked, usual) in enumerate(zip((*self.plan.ranges, None, None), found.ranges, strict=False))
         ]
         sizes = [len(index) for index in _members(self.parts, len(self.images))]
         return unwalked(found, axes, [part.path for part in self.parts], [part.label for part in self.parts], sizes)

@@ -19,7 +19,7 @@ class Surface(Record):
     What is not finite is kept as it came: NaN and ±inf are holes in a figure, never filled or smoothed.
     """
 
-    kind: str  # random | eigen | checkpoints | trajectory: where the directions come from
+    kind: str  # where the directions come from: random | eigen | checkpoints | trajectory | imported (not known)
     x: Array  # (nx,) a₁, ascending, in units of d₁
     parts: tuple[str, ...]  # (P,) "all", "group/tail", "class/3"
     labels: tuple[str, ...]  # (P,) what a figure calls them

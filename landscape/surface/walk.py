@@ -49,12 +49,12 @@ def axis(low: float, high: float, points: int) -> Array:
 
 
 def unwalked(
-    part_of_space: Slice, axes: Sequence[Array], parts: Sequence[str], labels: Sequence[str], num_samples: Sequence[int]
+    through: Slice, axes: Sequence[Array], parts: Sequence[str], labels: Sequence[str], num_samples: Sequence[int]
 ) -> Surface:
     """The record of a walk before its first point: every loss NaN.
 
     Args:
-        part_of_space: where to.
+        through: the line or plane.
         axes: (D,) ascending coordinates of the grid.
         parts: (P,) paths of the parts.
         labels: (P,) what a figure calls them.
@@ -63,9 +63,9 @@ def unwalked(
     x, y = axes[0], axes[1] if len(axes) > 1 else None
     shape = tuple(len(values) for values in reversed(axes))
     dims = len(axes)
-    known = [part_of_space.curvatures.get(part, (math.nan,) * dims) for part in parts]
+    known = [through.curvatures.get(part, (math.nan,) * dims) for part in parts]
     return Surface(
-        kind=part_of_space.kind,
+        kind=through.kind,
         x=x,
         y=y,
         parts=tuple(parts),
@@ -74,14 +74,14 @@ def unwalked(
         losses=np.full((len(parts), *shape), np.nan),
         accuracies=np.full((len(parts), *shape), np.nan),
         done=np.zeros(shape, dtype=bool),
-        norms=part_of_space.norms,
-        cosine=part_of_space.cosine,
-        axis_labels=part_of_space.axis_labels,
-        curvatures=np.array(known) if part_of_space.curvatures else None,
-        marks=part_of_space.marks,
-        mark_labels=part_of_space.mark_labels,
-        mark_distances=part_of_space.mark_distances,
-        explained_variance=part_of_space.explained_variance,
+        norms=through.norms,
+        cosine=through.cosine,
+        axis_labels=through.axis_labels,
+        curvatures=np.array(known) if through.curvatures else None,
+        marks=through.marks,
+        mark_labels=through.mark_labels,
+        mark_distances=through.mark_distances,
+        explained_variance=through.explained_variance,
     )
 
 

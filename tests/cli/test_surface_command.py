@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -17,6 +20,7 @@ from landscape.store.surface_file import SurfaceFile, read_goldstein
 from landscape.study import open_subject
 from landscape.study import surface as study
 from landscape.study.surface import SurfacePlan, run_surface
+from landscape.surface.results import Surface
 from landscape.training import train
 
 
@@ -51,7 +55,7 @@ def test_classes_and_the_whole_from_one_call(call: Call, run: Path, tmp_path: Pa
     path, export = tmp_path / "x.h5", tmp_path / "g.h5"
     outcome = call("surface", run, "--whole", "--per-class", "--points", "5x3", "-o", path, "--export", export)
     assert outcome.code == 0
-    assert "15 points, 11 parts from the same forward passes: about 1 s; 494 samples a point" in outcome.out
+    assert "15 points, 11 parts from the same forward passes: about " in outcome.out
     assert f"kept in {path}; next: landscape plot {path} --kind surface -o {tmp_path / 'x.pdf'}" in outcome.out
     file = SurfaceFile.open(path)
     surface = file.surface
@@ -74,14 +78,15 @@ def test_classes_and_the_whole_from_one_call(call: Call, run: Path, tmp_path: Pa
     assert len(SurfaceFile.open(path).runs) == 1
 
 
+@pytest.mark.parametrize(("points", "words_of_stop"), [(0, "the eigenvectors are kept"), (9, "9 points kept")])
 def test_stopped_and_gone_on_with_is_as_if_never_stopped(
-    call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, points: int, words_of_stop: str
 ) -> None:
     words = ("--along", "eigen", "--of", "3", "--classes", "3,7", "--points", 5)
     made: list[PlainPointLosses] = []
 
     class Stopping(PlainPointLosses):
-        stop_after = 9
+        stop_after = points
 
         def __call__(self, coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             made.append(self)
@@ -93,13 +98,13 @@ def test_stopped_and_gone_on_with_is_as_if_never_stopped(
     path = tmp_path / "x.h5"
     stopped = call("surface", run, *words, "-o", path)
     assert stopped.code == 1
-    assert "9 points kept, the same command" in stopped.err
+    assert f"{words_of_stop}, the same command" in stopped.err
     monkeypatch.setattr(Stopping, "stop_after", 10**9)
     searched: list[object] = []
     monkeypatch.setattr(study, "extreme_eigenpairs", lambda *args, **rest: searched.append(args))
     assert call("surface", run, *words, "-o", path).code == 0
     assert not searched  # along the eigenvectors that the file has kept
-    assert made[-1].points_seen == 16
+    assert made[-1].points_seen == 25 - points
     monkeypatch.undo()
     monkeypatch.setattr(study, "PointLosses", PlainPointLosses)
     run_surface([run], SurfacePlan(along="eigen", of="3", classes="3,7", points=(5,)), tmp_path / "whole.h5")
@@ -218,6 +223,19 @@ def test_another_question_is_not_mixed_in(call: Call, run: Path, other: Path, tm
         assert "--overwrite" in outcome.err
     assert path.read_bytes() == before
     assert call("surface", run, "--points", 3, "--seed", 1, "--overwrite", "-o", path).code == 0
+
+
+def test_the_schema_page_names_everything_in_a_file(run: Path, other: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "schema.md").read_text(encoding="utf-8")
+    section = page[page.index("`landscape-surface`\n") :].split("\n## ")[0]
+    names = {field.name for field in fields(Surface)}
+    paths = {"checkpoints": [run, other], "trajectory": [run]}
+    for along in ("random", "eigen", "checkpoints", "trajectory"):
+        plan = SurfacePlan(along=along, dims=1, points=(2,))  # type: ignore[arg-type]
+        path = run_surface(paths.get(along, [run]), plan, tmp_path / f"{along}.h5").path
+        with h5py.File(path) as file:
+            names |= {*file, *file["meta"].attrs, *file["meta"], *file["runs/1"].attrs, *file["surface"].attrs}
+    assert {name for name in names if not re.search(rf"[`/]{name}[`/]", section)} == set()
 
 
 def test_a_run_without_epochs_has_no_trajectory(other: Path, tmp_path: Path) -> None:
