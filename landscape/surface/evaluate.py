@@ -2,9 +2,10 @@
 
     L_p(a) = Σ_{i∈p} w_i ℓ_i(θ + Σ_k a_k d_k) / Σ_{i∈p} w_i
 
-A point costs forward passes and nothing else worth naming. On a CPU they are made cheap in three ways, none of which
+A point costs forward passes and nothing else worth naming. On a CPU they are made cheap in four ways, none of which
 changes the function: a batch normalisation by fixed statistics is folded into the convolution before it (anew at every
-point, O(parameters)), images lie channels-last, and a forward takes as many samples as stay in the cache.
+point, O(parameters)), images lie channels-last, a forward takes as many samples as stay in the cache, and every core
+makes forwards of its own, so that no core waits for another within one.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import queue
+import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +33,8 @@ from landscape.curvature.precision import exact_arithmetic
 from landscape.errors import LandscapeError, did_you_mean
 from landscape.losses import ClassificationLoss
 
+T = TypeVar("T")
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -39,6 +45,9 @@ _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 # What the search for the fastest size of a forward pass may take, once.
 _TUNING_SECONDS = 2.0
 _TUNING_SAMPLES = 64
+# What is alive within a forward pass has to stay near its core. Timing alone does not tell: a busy machine has less
+# cache to give, and gives more later.
+_CACHED_BYTES = 16 << 20
 _ACCELERATOR_CHUNK = 1024
 # Points whose results wait on an accelerator for one copy to the host.
 _ACCELERATOR_POINTS = 16
@@ -70,8 +79,8 @@ class PointLosses:
         directions: d_k by names of parameters and of floating buffers; what a direction does not name it does not move.
         device: where to work; by default where the model's parameters are.
         dtype: precision of the forward passes.
-        chunk: samples a forward pass. By default the fastest of a few on a CPU, which another run may choose otherwise;
-            losses then differ in the last digits of float32, so give it to continue a surface bit by bit.
+        chunk: samples a forward pass, at most. By default the fastest of a few on a CPU, which another run may choose
+            otherwise; losses then differ in the last digits of float32, so give it to continue a surface bit by bit.
 
     Raises:
         LandscapeError: an empty part, a direction that does not fit the model, or a model whose output for a sample is
@@ -113,14 +122,17 @@ class PointLosses:
             layout = torch.channels_last if self._plan.channels_last else torch.contiguous_format
             self._inputs = inputs.to(self.device, own).contiguous(memory_format=layout)
             self._targets = targets.to(self.device)
-            self._network = self._plan.network(dtype)
+            threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+            self._workers = _Workers(min(threads, self.num_samples))
+            self._network = self._plan.network(dtype, copies=self._workers.number)
             self._origin = self._network.vector(_state(model))
             self._directions = torch.stack([self._network.vector(direction) for direction in directions])
             self._loss = loss.to(self.device, torch.float64)
             self._weights = self._loss.sample_weights(self._targets).double()
             self._part_weights = torch.stack([self._weights[index].sum() for index in self._members])
             self._network.place(self._origin)
-            self.chunk = min(chunk or self._default_chunk(), len(self._inputs))
+            most = math.ceil(self.num_samples / self._workers.number)
+            self.chunk = min(chunk or self._default_chunk(most), most)
 
     # ------------------------------------------------------------------ what it is
 
@@ -139,18 +151,24 @@ class PointLosses:
         """What it holds (samples, directions, the model) and, roughly, the activations of a forward pass besides."""
         held = [self._inputs, self._origin, self._directions, self._network.exact, self._network.flat]
         waiting = 9 * self.points_per_pass * self.num_samples
-        return sum(t.numel() * t.element_size() for t in held) + waiting + self.chunk * self._plan.activation_bytes
+        return (
+            sum(t.numel() * t.element_size() for t in held)
+            + waiting
+            + self._workers.number * self.chunk * self._plan.activation_bytes
+        )
 
     def describe(self) -> str:
         """What is done at a point, in words."""
-        sizes = math.ceil(self.num_samples / self.chunk)
+        passes = self._num_chunks
         ways = [f"{str(self.dtype).removeprefix('torch.')} on {self.device}"]
+        if self._workers.number > 1:
+            ways.append(f"{self._workers.number} at a time")
         if self._plan.channels_last:
             ways.append("channels-last")
         if self._plan.folds:
             ways.append(f"{len(self._plan.folds)} batch normalisations folded into their convolutions")
         return (
-            f"{self.num_samples:,} samples a point in {sizes:,} forward pass{'es' * (sizes > 1)} of up to "
+            f"{self.num_samples:,} samples a point in {passes:,} forward pass{'es' * (passes > 1)} of up to "
             f"{self.chunk:,}, {', '.join(ways)}, about {self.memory_bytes / 1e6:,.0f} MB"
         )
 
@@ -193,53 +211,127 @@ class PointLosses:
         right = torch.empty(losses.shape, dtype=torch.bool, device=self.device)
         for row, point in enumerate(points):
             self._network.place(torch.addmv(self._origin, self._directions.T, point, out=self._network.exact))
-            for inputs, targets, loss, hit in self._chunks(losses[row], right[row]):
-                outputs = self._network(inputs)
-                loss.copy_(self._loss.per_sample(outputs.double(), targets))
-                torch.logical_and(outputs.argmax(1) == targets, ~outputs.isnan().any(1), out=hit)
+            self._workers.run(self._forward, self._chunks(losses[row], right[row]))
         losses *= self._weights
         # Part by part rather than a product with a matrix of members, whose 0 · inf would reach the other parts.
         totals = torch.stack([losses[:, index].sum(1) for index in self._members], 1)
         shares = torch.stack([right[:, index].double().mean(1) for index in self._members], 1)
         return totals / self._part_weights, shares
 
-    def _chunks(self, losses: Tensor, right: Tensor) -> Any:
+    def _forward(self, worker: int, chunk: tuple[Tensor, ...]) -> None:
+        """One forward pass, and its results where they belong."""
+        inputs, targets, losses, right = chunk
+        with torch.inference_mode():
+            outputs = self._network(inputs, worker)
+            losses.copy_(self._loss.per_sample(outputs.double(), targets))
+            torch.logical_and(outputs.argmax(1) == targets, ~outputs.isnan().any(1), out=right)
+
+    @property
+    def _num_chunks(self) -> int:
+        """As many for every worker."""
+        workers = self._workers.number
+        return min(math.ceil(self.num_samples / self.chunk / workers) * workers, self.num_samples)
+
+    def _chunks(self, losses: Tensor, right: Tensor) -> Iterable[tuple[Tensor, ...]]:
         """Samples and where their results go, in forward passes of equal size to within one."""
-        number = math.ceil(self.num_samples / self.chunk)
-        split = (tensor.tensor_split(number) for tensor in (self._inputs, self._targets, losses, right))
+        split = (tensor.tensor_split(self._num_chunks) for tensor in (self._inputs, self._targets, losses, right))
         return zip(*split, strict=True)
 
-    def _default_chunk(self) -> int:
+    def _default_chunk(self, most: int) -> int:
         if self.device.type == "cpu":
-            return _fastest_chunk(self._network, self._inputs)
+            most = max(1, min(most, _CACHED_BYTES // max(self._plan.activation_bytes, 1)))
+            return self._workers.alone(_fastest_chunk, self._network, self._inputs, most)
         room = free_memory(self.device) // 2 // max(self._plan.activation_bytes, 1)
         return max(1, min(_ACCELERATOR_CHUNK, room))
+
+
+class _Workers:
+    """Threads that work side by side, each with operations of one thread; with ``number`` 1 there are none.
+
+    Operations that split themselves over the cores wait for the slowest core each, hundreds of times a forward pass.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        if number == 1:
+            return
+        self._pool = ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,))
+        threads = torch.get_num_threads()
+        together = threading.Barrier(number)
+        for started in [self._pool.submit(together.wait) for _ in range(number)]:
+            started.result()
+        torch.set_num_threads(threads)  # what later threads of the process begin with is no business of the workers
+
+    def run(self, work: Callable[[int, T], None], items: Iterable[T]) -> None:
+        """``work(worker, item)`` for all items; a worker has one at a time."""
+        if self.number == 1:
+            for item in items:
+                work(0, item)
+            return
+        waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
+        for item in items:
+            waiting.put(item)
+
+        def drain(worker: int) -> None:
+            while (item := _next(waiting)) is not None:
+                work(worker, item)
+
+        futures: list[Future[None]] = [self._pool.submit(drain, worker) for worker in range(self.number)]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:  # Ctrl-C too: nobody waits for the rest
+            while _next(waiting) is not None:
+                pass
+            raise
+
+    def alone(self, work: Callable[..., int], *arguments: Any) -> int:
+        """What ``work`` returns in one worker while the others rest."""
+        return work(*arguments) if self.number == 1 else self._pool.submit(work, *arguments).result()
+
+
+def _next(waiting: queue.SimpleQueue[T]) -> T | None:
+    try:
+        return waiting.get_nowait()
+    except queue.Empty:
+        return None
 
 
 class _Network:
     """An own copy of a model whose floating state is one vector: a point is one sum, the rounding to it one copy."""
 
     def __init__(
-        self, model: nn.Module, dtype: torch.dtype, device: torch.device, folds: Sequence[_Fold], *, channels_last: bool
+        self,
+        model: nn.Module,
+        dtype: torch.dtype,
+        device: torch.device,
+        folds: Sequence[_Fold],
+        *,
+        channels_last: bool,
+        copies: int,
     ) -> None:
-        self._module = _own_copy(model).to(device=device, dtype=dtype).eval().requires_grad_(False)
-        self._channels_last = channels_last
-        self._folds: list[tuple[_Fold, Any]] = []
-        for fold in folds:
-            convolution: Any = self._module.get_submodule(fold.convolution)
-            batch_norm: Any = self._module.get_submodule(fold.batch_norm)
-            if convolution.bias is None:
-                convolution.bias = nn.Parameter(convolution.weight.new_zeros(len(convolution.weight)), False)
-            batch_norm.forward = _identity
-            self._folds.append((fold, batch_norm))
-        state = _state(self._module)
-        self._shapes = {name: tensor.shape for name, tensor in state.items()}
-        size = sum(tensor.numel() for tensor in state.values())
+        self._channels_last, self._folds = channels_last, folds
+        # A module may keep something from one line of its forward to another, so threads share numbers, not modules.
+        self.modules = [self._folded(model).to(device, dtype).eval().requires_grad_(False) for _ in range(copies)]
+        states = [_state(module) for module in self.modules]
+        self._shapes = {name: tensor.shape for name, tensor in states[0].items()}
+        size = sum(tensor.numel() for tensor in states[0].values())
         self.flat = torch.zeros(size, dtype=dtype, device=device)
         self.exact = torch.zeros(size, dtype=torch.float64, device=device)
         self._exact = self._views(self.exact)
         for name, view in self._views(self.flat).items():
-            state[name].data = view  # a tied weight stays tied: the tensor is the same, only its memory is another
+            for state in states:
+                state[name].data = view  # a tied weight stays tied: the tensor is the same, only its memory is another
+
+    def _folded(self, model: nn.Module) -> nn.Module:
+        own = _own_copy(model)
+        for fold in self._folds:
+            convolution: Any = own.get_submodule(fold.convolution)
+            batch_norm: Any = own.get_submodule(fold.batch_norm)
+            if convolution.bias is None:
+                convolution.bias = nn.Parameter(convolution.weight.new_zeros(len(convolution.weight)), False)
+            batch_norm.forward = _identity
+        return own
 
     def _views(self, vector: Tensor) -> dict[str, Tensor]:
         views = {}
@@ -266,7 +358,8 @@ class _Network:
         """Take a float64 state: conv(x, W) then (z − μ)s + β becomes conv(x, sW) + (b − μ)s + β, s = γ/√(σ² + ε)."""
         if vector is not self.exact:
             self.exact.copy_(vector)
-        for (convolution, norm), batch_norm in self._folds:
+        for convolution, norm in self._folds:
+            batch_norm: Any = self.modules[0].get_submodule(norm)
             factor = (self._exact[f"{norm}.running_var"] + batch_norm.eps).rsqrt()
             bias = self._exact[f"{convolution}.bias"].sub_(self._exact[f"{norm}.running_mean"])
             if batch_norm.affine:
@@ -278,8 +371,8 @@ class _Network:
             weight.mul_(factor.view(-1, *[1] * (weight.dim() - 1)))
         self.flat.copy_(self.exact)
 
-    def __call__(self, inputs: Tensor) -> Any:
-        return self._module(inputs)
+    def __call__(self, inputs: Tensor, worker: int = 0) -> Any:
+        return self.modules[worker](inputs)
 
 
 class _Plan:
@@ -331,9 +424,9 @@ class _Plan:
                 continue
         self.folds, self.channels_last = (), False
 
-    def network(self, dtype: torch.dtype) -> _Network:
-        """The model, prepared so far as is known to be allowed."""
-        return _Network(self._model, dtype, self._device, self.folds, channels_last=self.channels_last)
+    def network(self, dtype: torch.dtype, copies: int = 1) -> _Network:
+        """The model, prepared so far as is known to be allowed, ``copies`` modules with the same numbers."""
+        return _Network(self._model, dtype, self._device, self.folds, channels_last=self.channels_last, copies=copies)
 
     def _shaken(self, dtype: torch.dtype) -> _Network:
         """At θ · (1 + 0.1 z), z Gaussian: where an untrained normalisation is no identity either."""
@@ -370,7 +463,7 @@ class _Reads(TorchDispatchMode):
 
 def _find_folds(network: _Network, sample: Tensor) -> tuple[list[_Fold], int]:
     """Convolutions whose output is read by one batch normalisation alone, and the numbers in the largest result."""
-    module = network._module
+    module = network.modules[0]
     names = {each: name for name, each in module.named_modules()}
     owners = Counter(id(parameter) for _, parameter in module.named_parameters(remove_duplicate=False))
     calls: Counter[nn.Module] = Counter()
@@ -401,28 +494,28 @@ def _find_folds(network: _Network, sample: Tensor) -> tuple[list[_Fold], int]:
     return folds, reads.largest
 
 
-def _fastest_chunk(network: _Network, inputs: Tensor) -> int:
-    """Samples a forward pass with the least time a sample, among powers of two while time and samples last."""
-    best, fastest = len(inputs), math.inf
-    size, began = 8, time.perf_counter()
-    while size <= len(inputs) and time.perf_counter() - began < _TUNING_SECONDS:
+@torch.inference_mode()
+def _fastest_chunk(network: _Network, inputs: Tensor, most: int) -> int:
+    """Samples a forward pass with the least time a sample, among powers of two up to ``most`` while time lasts."""
+    best, fastest = most, math.inf
+    size, began = min(8, most), time.perf_counter()
+    while size <= most and time.perf_counter() - began < _TUNING_SECONDS:
         batches = inputs[: max(size, _TUNING_SAMPLES)].split(size)
         network(batches[0])  # the first pass of a size also plans it
-        seconds = min(_seconds(network, batches) for _ in range(3))
+        seconds = min(_computing_seconds(network, batches) for _ in range(3))
         seconds /= sum(map(len, batches))
         if seconds < fastest:
             best, fastest = size, seconds
-        elif seconds > 1.3 * fastest:  # far out of the cache
-            break
         size *= 2
     return best
 
 
-def _seconds(network: _Network, batches: Sequence[Tensor]) -> float:
-    began = time.perf_counter()
+def _computing_seconds(network: _Network, batches: Sequence[Tensor]) -> float:
+    # What this thread computed, without what it waited for: other programs would choose the size.
+    began = time.thread_time()
     for batch in batches:
         network(batch)
-    return time.perf_counter() - began
+    return time.thread_time() - began
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,15 @@ from landscape.surface.evaluate import PointLosses
 Direction = dict[str, Tensor]
 PARTS = [torch.nonzero(c == LABELS).flatten() for c in range(NUM_CLASSES)] + [torch.arange(len(LABELS))]
 CE = build_loss("ce", COUNTS)
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """One thread, whatever the machine has; tests that want more say so."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def direction_of(model: nn.Module, seed: int, names: Sequence[str] | None = None) -> Direction:
@@ -394,6 +404,65 @@ class Noisy(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.dropout(super().forward(x))
+
+
+class KeepsState(nn.Module):
+    """Puts its features down and picks them up again a little later, as many published models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(5, 6), nn.Linear(6, NUM_CLASSES)
+        self.features: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.features = torch.tanh(self.body(x))
+        time.sleep(1e-3)
+        return self.head(self.features)
+
+
+class Fails(nn.Linear):
+    """Not while it is looked at, but on the real samples."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight.dtype == torch.float32 and bool((x == 9).any()):
+            raise ArithmeticError("nine")
+        return super().forward(x)
+
+
+class TestThreads:
+    @pytest.mark.parametrize("number", [2, 3])
+    def test_the_same_numbers_as_with_one(self, number: int) -> None:
+        model = trained(build_model("convnet", num_classes=4, seed=0))
+        inputs, directions = images(13, 8), two_directions(model)
+        alone = PointLosses(model, CE, inputs, LABELS, PARTS, directions=directions, dtype=torch.float64)
+        torch.set_num_threads(number)
+        found = PointLosses(model, CE, inputs, LABELS, PARTS, directions=directions, dtype=torch.float64, chunk=2)
+        assert torch.get_num_threads() == number
+        assert f"{number} at a time" in found.describe()
+        points = np.random.default_rng(0).normal(size=(20, 2))
+        np.testing.assert_allclose(found(points), alone(points), rtol=1e-12)
+        np.testing.assert_array_equal(found(points), found(points))
+        assert torch.get_num_threads() == number
+
+    def test_modules_that_keep_something_between_two_lines(self) -> None:
+        torch.manual_seed(0)
+        model, inputs = KeepsState(), torch.randn(13, 5)
+        directions = two_directions(model)
+        torch.set_num_threads(4)
+        found = PointLosses(model, CE, inputs, LABELS, PARTS, directions=directions, chunk=1)
+        for point in ([0.0, 0.0], [1.0, -1.0]):
+            expected, _ = oracle(model, CE, inputs, LABELS, PARTS, directions, point)
+            np.testing.assert_allclose(found([point])[0][0], expected, rtol=1e-5)
+
+    def test_errors_come_out_and_leave_it_usable(self) -> None:
+        model, inputs = Fails(5, NUM_CLASSES), torch.zeros(13, 5)
+        torch.set_num_threads(2)
+        found = PointLosses(model, CE, inputs, LABELS, PARTS, directions=[direction_of(model, 1)], chunk=2)
+        found._inputs[12] = 9
+        with pytest.raises(ArithmeticError, match="nine"):
+            found([[0.0]])
+        found._inputs[12] = 0
+        assert np.isfinite(found([[0.0]])[0]).all()
 
 
 class TestRefusals:
