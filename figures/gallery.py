@@ -18,7 +18,7 @@ from .figure import Figure
 from .scales import SMOKE
 
 # A screen shows a page of 6.9 inches well at this, and a diagram has few colours: all figures in about a megabyte.
-_DOTS_AN_INCH, _COLORS = 120, 128
+_DOTS_AN_INCH, _COLORS = 150, 128
 
 _HEAD = """# Gallery
 

@@ -33,7 +33,7 @@ def draw(results: Results) -> Drawing:
         [float(rho) for rho in results.spectra],
         {
             "test accuracy (%)": {name: shares[:, i] for i, name in enumerate(("all", "head", "mid", "tail"))},
-            "|λ$_{min}$/λ$_{max}$| of the smallest class": {"tail": np.array(ratios)},
+            "|λ$_{min}$/λ$_{max}$|, smallest class": {"tail": np.array(ratios)},
         },
         setting="radius ρ of SAM",
     )
