@@ -32,7 +32,7 @@ class Scale:
     ends: MeasureSettings  # of spectra whose ends alone are drawn, over a training
     sweep_points: int  # checkpoints of a sweep, the last among them
     points: int  # along a side of a surface
-    samples: int  # images of the whole that layers and surfaces are measured on, at most
+    samples: int  # images that layers, and surfaces of head and tail, are measured on, at most
 
     def train(
         self,
@@ -86,8 +86,8 @@ class Scale:
         return Walk(training, plan)
 
     def saddle(self, training: Training, of: str) -> Walk:
-        """The loss of one class in the plane of its own v_min and v_max."""
-        return Walk(training, SurfacePlan(along="eigen", points=(self.points,), max_samples=self.samples), of=of)
+        """The loss of one class in the plane of its own v_min and v_max, on all the images of its spectrum."""
+        return Walk(training, SurfacePlan(along="eigen", points=(self.points,)), of=of)
 
     def sweep_epochs(self, training: Training) -> tuple[int, ...]:
         """Checkpoints of a run, evenly over its length."""
