@@ -66,11 +66,16 @@ def command(output: Path) -> None:
             )
         print_saddle_table(spectra.read_all(), console)
         files.append(file)
+    classes = draw(tuple(files), "classes", names=list(RUNS))
+    drawings = {
+        "density-sgd.pdf": draw((files[0],), "density"),
+        "density-sam.pdf": draw((files[1],), "density"),
+        "classes.pdf": classes,
+        "classes.png": classes,
+    }
     figures = [
-        save_drawing(draw((files[0],), "density"), output / "density-sgd.pdf")[0],
-        save_drawing(draw((files[1],), "density"), output / "density-sam.pdf")[0],
-        save_drawing(draw(tuple(files), "classes", names=list(RUNS)), output / "classes.pdf")[0],
-        save_drawing(draw(tuple(files), "classes", names=list(RUNS)), output / "classes.png")[0],
+        save_drawing(drawing, output / name, origin={"command": "landscape demo"})[0]
+        for name, drawing in drawings.items()
     ]
     console.print(f"done in {time.monotonic() - start:.0f} s")
     where = {"runs": [output / "sgd", output / "sam"], "spectra": files, "figures": figures}

@@ -32,7 +32,7 @@ from landscape.plotting import (
     save_drawing,
 )
 from landscape.plotting.classes import QUANTITIES
-from landscape.plotting.drawing import DRAWING_SCHEMA
+from landscape.plotting.drawing import DRAWING_SCHEMA, read_origin
 from landscape.plotting.features import CALIBRATION_KINDS, draw_calibration
 from landscape.plotting.style import Column, Venue
 from landscape.store import SpectrumFile, schema_of, split_epoch
@@ -88,7 +88,7 @@ _HELP = "\n\n".join(
 )
 @click.option("--names", metavar="A,B", help="what the files are called in the legend [default: file names]")
 @click.option("--quantities", metavar="A,B",
-              help=f"of --kind classes: the panels, from above [default: {','.join(QUANTITIES)}]")  # fmt: skip
+              help=f"of --kind classes: the panels, from above [default: {', '.join(QUANTITIES)}]")  # fmt: skip
 @click.option("--style", "venue", type=click.Choice(get_args(Venue)),
               help="width and letters of this venue's pages [default: landscape, or as the figure was]")  # fmt: skip
 @click.option("--column", type=click.Choice(get_args(Column)),
@@ -120,15 +120,18 @@ def command(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with console.status("drawing"):
+            typed = shlex.join(["landscape", *sys.argv[1:]])
             if redrawn:
                 drawing = read_drawing(files[0])
+                origin = {**read_origin(files[0]), "redrawn": typed}
             else:
+                origin = {"command": typed}
                 drawing = draw(
                     files, kind, parts=parts, epoch=epoch, names=_split(names), quantities=_split(quantities)
                 )
             drawing = drawing.looking(Look(column or drawing.look.column, venue or drawing.look.venue))
         for output in outputs:
-            figure, arrays = save_drawing(drawing, output, origin={"command": shlex.join(["landscape", *sys.argv[1:]])})
+            figure, arrays = save_drawing(drawing, output, origin=origin)
             console.print(f"{figure} (arrays: {arrays})", markup=False, soft_wrap=True)
     for file in files if epoch is None and kind in _ONE_EPOCH and not redrawn else ():
         drawn = SpectrumFile.open(file).latest_epoch()

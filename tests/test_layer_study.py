@@ -30,15 +30,15 @@ def test_train_with_and_without_then_sweep_layers_and_draw(call: Call, tmp_path:
             drawn = call("plot", sweep, "--kind", kind, "-o", tmp_path / f"{name}-{kind}.png")
             assert drawn.code == 0, drawn.err
         with h5py.File(tmp_path / f"{name}-layer-training.png.h5") as file:
-            assert file["parts"].asstr()[...].tolist() == ["all", "layer/fc1", "layer/fc2", "layer/head"]
-            assert file["epochs"][...].tolist() == [2, 4]
-            trace, error = file["trace"][...], file["trace_standard_error"][...]
+            assert file["arrays/parts"].asstr()[...].tolist() == ["all", "layer/fc1", "layer/fc2", "layer/head"]
+            assert file["arrays/epochs"][...].tolist() == [2, 4]
+            trace, error = file["arrays/trace"][...], file["arrays/trace_standard_error"][...]
             # The blocks of the layers make up the diagonal of the whole.
             off = np.abs(trace[:, 1:].sum(axis=1) - trace[:, 0])
             assert (off <= 4 * np.sqrt((error**2).sum(axis=1)) + 1e-4 * trace[:, 0]).all()
             ends[name] = trace[-1, 0]
         with h5py.File(tmp_path / f"{name}-layer-distance.png.h5") as file:
-            distance = file["distance"][...]
+            distance = file["arrays/distance"][...]
             assert distance.shape == (2, 3)
             assert ((distance > 0) & (distance < 2)).all()
     assert ends["htr"] < 0.8 * ends["none"]

@@ -128,7 +128,7 @@ def _levels(axes: Axes, table: Arrays, m: int, optimizers: list[str], room: floa
     axes.set_xlim(-0.02, 1.02)
     # Fewer digits than matplotlib's: the last label of a panel and the first of the next would touch.
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
-    axes.set_xlabel(_fitting("AUC-PR, mean ± s.d.", matplotlib.rcParams["axes.labelsize"], room))
+    axes.set_xlabel(_fitting("AUC-PR, mean\u00a0±\u00a0s.d.", matplotlib.rcParams["axes.labelsize"], room))
 
 
 def _differences(axes: Axes, table: Arrays, m: int, optimizers: list[str], room: float) -> None:
@@ -150,7 +150,9 @@ def _differences(axes: Axes, table: Arrays, m: int, optimizers: list[str], room:
         if math.isfinite(p_value):
             words.append(f"{TITLES[optimizer]} p = {p_value:.2g}".replace(" ", "\u00a0"))
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel(_fitting("Δ AUC-PR to SGD, points ± 2 s.e.", matplotlib.rcParams["axes.labelsize"], room))
+    axes.set_xlabel(
+        _fitting("Δ AUC-PR to SGD, points\u00a0±\u00a02\u00a0s.e.", matplotlib.rcParams["axes.labelsize"], room)
+    )
     axes.set_title(_fitting(", ".join(words), matplotlib.rcParams["axes.titlesize"], room))
 
 

@@ -43,6 +43,7 @@ Renderer = Callable[[Arrays, Mapping[str, Any]], Canvas]
 
 _RENDERERS: dict[str, Renderer] = {}
 _COMPOSITE = "composite"
+_OWN = ("schema", "schema_version", "kind", "look", "landscape_version", "matplotlib_version")
 _METADATA: dict[str, dict[str, None]] = {".pdf": {"CreationDate": None}, ".png": {}, ".svg": {"Date": None}}
 
 # The part of a page that the renderer of a panel draws on; None where it makes a figure of its own.
@@ -271,14 +272,15 @@ def write_drawing(drawing: Drawing, path: str | os.PathLike[str], *, origin: Map
     """
     path = Path(path)
     with atomic_replacement(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["schema"] = DRAWING_SCHEMA
-        file.attrs["schema_version"] = DRAWING_VERSION
-        file.attrs["kind"] = drawing.kind
-        file.attrs["look"] = json.dumps(asdict(drawing.look))
-        file.attrs["landscape_version"] = landscape.__version__
-        file.attrs["matplotlib_version"] = matplotlib.__version__
-        for name, word in (origin or {}).items():
-            file.attrs[name] = word
+        own = {
+            "schema": DRAWING_SCHEMA,
+            "schema_version": DRAWING_VERSION,
+            "kind": drawing.kind,
+            "look": json.dumps(asdict(drawing.look)),
+            "landscape_version": landscape.__version__,
+            "matplotlib_version": matplotlib.__version__,
+        }
+        file.attrs.update({**(origin or {}), **own})
         # A dataset: an attribute is limited to 64 KiB, and thousands of class names are longer.
         file.create_dataset("settings", data=json.dumps(drawing.settings), dtype=h5py.string_dtype())
         for name, values in drawing.arrays.items():
@@ -313,6 +315,20 @@ def read_drawing(path: str | os.PathLike[str]) -> Drawing:
         return Drawing(str(file.attrs["kind"]), arrays, settings, look)
 
 
+def read_origin(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What :func:`write_drawing` was told of where a drawing comes from.
+
+    Raises:
+        LandscapeError: as :func:`read_drawing`.
+    """
+    return {name: value for name, value in _attributes(path).items() if name not in _OWN}
+
+
+def _attributes(path: str | os.PathLike[str]) -> dict[str, str]:
+    with open_results(Path(path), DRAWING_SCHEMA, DRAWING_VERSION, "landscape plot") as file:
+        return {name: str(value) for name, value in file.attrs.items()}
+
+
 def describe_drawing(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     """What a drawing's file holds, as rows (label, value) for people.
 
@@ -320,18 +336,18 @@ def describe_drawing(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
         LandscapeError: as :func:`read_drawing`.
     """
     path, drawing = Path(path), read_drawing(path)
-    with open_results(path, DRAWING_SCHEMA, DRAWING_VERSION, "landscape plot") as file:
-        attributes = {name: str(value) for name, value in file.attrs.items()}
+    attributes = _attributes(path)
     panels = drawing.settings["panels"].items() if drawing.kind == _COMPOSITE else ()
     rows = [
         ("file", f"{path} ({path.stat().st_size / 1e6:.2f} MB)"),
-        ("schema", f"{DRAWING_SCHEMA} {attributes.pop('schema_version')}"),
+        ("schema", f"{DRAWING_SCHEMA} {attributes['schema_version']}"),
         ("kind", drawing.kind),
         *((f"  ({letter})", panel["kind"]) for letter, panel in panels),
         ("look", f"{drawing.look.column} column of {drawing.look.venue}, {drawing.look.width:.2f} inches"),
     ]
-    shown = {"schema", "kind", "look"}
-    rows += [(name.replace("_", " "), value) for name, value in attributes.items() if name not in shown]
+    versions = ("landscape", "matplotlib")
+    rows.append(("drawn by", ", ".join(f"{name} {attributes[f'{name}_version']}" for name in versions)))
+    rows += list(read_origin(path).items())
     for name, values in drawing.arrays.items():
         if values.dtype.kind == "U" and values.ndim == 1:
             rows.append((name, short(values.tolist(), quote=False)))

@@ -86,8 +86,8 @@ def test_calibrate_end_to_end(features: Path, run: Path, call: Call, tmp_path: P
     assert drawn.code == 0, drawn.err
     assert figure.read_bytes().startswith(b"\x89PNG")
     with h5py.File(f"{figure}.h5") as arrays:
-        points = arrays["points"][...]
-        assert set(arrays["labels"][...]) == set(range(10))
+        points = arrays["arrays/points"][...]
+        assert set(arrays["arrays/labels"][...]) == set(range(10))
     embedding = CalibrationFile.open(path).embedding(0)
     assert embedding is not None
     np.testing.assert_array_equal(embedding["points"], points)  # kept, so that it is not computed again

@@ -28,7 +28,8 @@ def test_a_figure_is_drawn_again_from_its_arrays(call: Call, results: Path, tmp_
     assert redrawn.code == 0, redrawn.err
     assert first.read_bytes() == again.read_bytes()
     with h5py.File(f"{again}.h5") as file:
-        assert file.attrs["command"] == f"landscape plot {first}.h5 -o {again}"
+        assert file.attrs["command"] == f"landscape plot {results} --column single -o {first}"
+        assert file.attrs["redrawn"] == f"landscape plot {first}.h5 -o {again}"
     described = call("info", f"{first}.h5").out
     for words in ("landscape-drawing 2", "density: one panel a part", "single column of landscape, 3.35 inches",
                   f"landscape plot {results}", "class/0, class/1, class/2"):  # fmt: skip
