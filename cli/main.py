@@ -32,6 +32,7 @@ _COMMANDS = {
     "plot": "draw a results file",
     "features": "write down what the last layer of a checkpoint sees of every image",
     "calibrate": "second stages on features: TailCalibX, cRT, LWS, τ-norm, NCM, MODALS",
+    "figures": "the figures of the papers: train, measure and draw what is missing",
     "anomaly": "semi-supervised anomaly detection, with and without ImbSAM",
     "info": "what a checkpoint or a results file holds",
 }

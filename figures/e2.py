@@ -1,0 +1,36 @@
+"""E2: spectra of head and tail with SGD, SAM, ImbSAM and SSE-SAM."""
+
+from __future__ import annotations
+
+from landscape.plotting import Drawing, density_overlay
+
+from .figure import Figure, Needs, Results
+from .methods import train
+from .pieces import spectrum_of
+from .scales import Scale
+
+METHODS = ("SGD", "SAM", "ImbSAM", "SSE-SAM")
+
+
+def needs(scale: Scale) -> Needs:
+    return Needs(spectra={method: scale.spectra(train(scale, method), "head", "tail") for method in METHODS})
+
+
+def draw(results: Results) -> Drawing:
+    return density_overlay(
+        {method: [spectrum_of(file, place) for place in ("head", "tail")] for method, file in results.spectra.items()}
+    )
+
+
+FIGURE = Figure(
+    name="E2",
+    title="spectra of a head and a tail class with SGD, SAM, ImbSAM and SSE-SAM",
+    paper="Lyu et al., AAAI 2025 (SSE-SAM), escape from saddles",
+    shows="Spectral density of the Hessian of the largest and of the smallest class's loss after training by SGD, "
+    "SAM, ImbSAM and SSE-SAM. The paper claims that SAM escapes saddle points of the overall loss but not of the "
+    "tail's, that ImbSAM escapes those of the tail and leaves the head under-trained, and that SSE-SAM does both [S]; "
+    "in which figure it shows so is not known [?].",
+    smoke="Digits and a network of 14,458 parameters: no evidence about the claim.",
+    needs=needs,
+    draw=draw,
+)

@@ -1,0 +1,26 @@
+"""H3: sharpness of the layers during training."""
+
+from __future__ import annotations
+
+from landscape.plotting import Drawing, layer_training
+
+from .figure import Figure, Results
+from .h1 import needs
+from .pieces import layers_of
+
+
+def draw(results: Results) -> Drawing:
+    return layer_training(layers_of(results.spectra["layers"]))
+
+
+FIGURE = Figure(
+    name="H3",
+    title="λ_max and trace of the whole network and of every layer during training",
+    paper="Sankar et al., AAAI 2021 (layer-wise Hessian), curvature over epochs",
+    shows="λ_max and trace of the Hessian of the whole network and of the block of every layer over the epochs of "
+    "training with cross-entropy. The paper claims that both fall during training, for the network and for its layers "
+    "[S].",
+    smoke="Three checkpoints of 20 epochs on digits, 60 images.",
+    needs=needs,
+    draw=draw,
+)

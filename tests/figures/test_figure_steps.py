@@ -1,0 +1,320 @@
+"""Steps of figures: what is in a key and what is not, that each is made once, and what a killed one leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from landscape_figures import NAMES, load_figure
+from landscape_figures import methods as figure_methods
+from landscape_figures.making import Work, compute, recipe_text
+from landscape_figures.scales import PAPER, SMOKE, open_scale
+from landscape_figures.steps import Bench, Silent, Spectra, Step, Training, in_order, representatives
+from support.runs import StopAfter, files_below, tiny_recipe
+
+from landscape.curvature import MeasureSettings, Part
+from landscape.errors import LandscapeError
+from landscape.lock import writing
+from landscape.store import SpectrumFile
+from landscape.study import Quiet, StudyPlan
+
+# ---------------------------------------------------------------------- steps that take no time
+
+
+@dataclass(frozen=True)
+class Sum(Step):
+    """A number plus the results of other steps, in a text file."""
+
+    shelf: ClassVar[str] = "sums"
+    suffix: ClassVar[str] = ".txt"
+    made: ClassVar[list[str]] = []
+
+    title: str
+    number: int
+    of: tuple[Step, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.title
+
+    @property
+    def does(self) -> str:
+        return "add"
+
+    @property
+    def content(self) -> dict[str, Any]:
+        return {"number": self.number}
+
+    @property
+    def inputs(self) -> tuple[Step, ...]:
+        return self.of
+
+    def make(self, path: Path, bench: Bench) -> None:
+        self.made.append(self.title)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(self.number + sum(int(bench.of(step).read_text()) for step in self.of)))
+
+
+@pytest.fixture
+def made() -> Iterator[list[str]]:
+    """Titles of the sums that were made, in order."""
+    Sum.made.clear()
+    yield Sum.made
+    Sum.made.clear()
+
+
+def _tree(leaf: int = 1) -> tuple[Step, Step, Step]:
+    first, other = Sum("first", leaf), Sum("other", 10)
+    return Sum("both", 100, (first, other)), Sum("one", 1000, (other,)), first
+
+
+def _times(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
+
+
+def test_every_step_is_made_once_inputs_first_and_a_second_time_nothing_is(tmp_path: Path, made: list[str]) -> None:
+    work, steps = Work(tmp_path), _tree()[:2]
+    places = compute(steps, work)
+    assert made == ["first", "other", "both", "one"]
+    assert [places[step.key].read_text() for step in steps] == ["111", "1010"]
+    before = _times(tmp_path)
+    assert compute(steps, work) == places
+    assert made == ["first", "other", "both", "one"]
+    assert _times(tmp_path) == before
+
+
+def test_a_changed_setting_makes_what_depends_on_it_and_nothing_else(tmp_path: Path, made: list[str]) -> None:
+    work = Work(tmp_path)
+    compute(_tree()[:2], work)
+    made.clear()
+    places = compute(steps := _tree(leaf=2)[:2], work)
+    assert made == ["first", "both"]
+    assert places[steps[0].key].read_text() == "112"
+    # What was there for the old setting still is, so changing back makes nothing.
+    compute(_tree()[:2], work)
+    assert made == ["first", "both"]
+
+
+def test_a_step_is_found_by_its_key_under_whatever_name_it_was_made(tmp_path: Path, made: list[str]) -> None:
+    work = Work(tmp_path)
+    compute([Sum("mine", 5)], work)
+    places = compute([theirs := Sum("theirs", 5)], work)
+    assert made == ["mine"]
+    assert places[theirs.key].name.startswith("mine-")
+
+
+def test_a_step_that_was_stopped_has_no_result_and_is_gone_on_with(
+    tmp_path: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, step, paths = Work(tmp_path), Sum("slow", 5), []
+
+    def stopped(self: Sum, path: Path, bench: Bench) -> None:
+        paths.append(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sum, "make", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            compute([step], work)
+    assert work.state(step) == "begun"
+    assert not work.place(step).exists()
+    assert paths == [work.begun(step)]
+    compute([step], work)
+    assert work.state(step) == "there"
+    assert not work.begun(step).exists()
+
+
+def test_a_step_that_another_process_makes_is_left_to_it(tmp_path: Path, made: list[str]) -> None:
+    work, step = Work(tmp_path), Sum("theirs", 5)
+    with writing(work.place(step)), pytest.raises(LandscapeError, match="another run writes"):
+        compute([step], work)
+    assert made == []
+
+
+def test_a_step_that_another_process_finished_meanwhile_is_taken(
+    tmp_path: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between looking and locking, somebody else may have made it."""
+    work, step = Work(tmp_path), Sum("theirs", 5)
+    looks: list[str] = []
+    original = Work.state
+
+    def state(self: Work, asked: Step) -> Any:
+        found = original(self, asked)
+        if not looks:
+            work.place(step).parent.mkdir(parents=True)
+            work.place(step).write_text("5")
+        looks.append(found)
+        return found
+
+    monkeypatch.setattr(Work, "state", state)
+    compute([step], work)
+    assert looks == ["missing", "there"]
+    assert made == []
+
+
+# ---------------------------------------------------------------------- keys
+
+
+def test_the_key_of_a_training_is_that_of_its_method() -> None:
+    recipe = tiny_recipe(optimizer={"name": "sam", "rho": 0.1})
+    key = Training("SAM", recipe).key
+    elsewhere = tiny_recipe(
+        optimizer={"name": "sam", "rho": 0.1}, run={"device": "cpu", "save_every": 2}, data={"root": "/somewhere"}
+    )
+    assert Training("another title", elsewhere).key == key
+    others = [
+        tiny_recipe(optimizer={"name": "sam", "rho": 0.2}),
+        tiny_recipe(optimizer={"name": "sam", "rho": 0.1}, run={"seed": 1}),
+        tiny_recipe(optimizer={"name": "sam", "rho": 0.1}, data={"imbalance": "exp:5"}),
+        tiny_recipe(optimizer={"name": "sam", "rho": 0.1}, schedule={"epochs": 5}),
+    ]
+    assert len({key, *(Training("SAM", other).key for other in others)}) == 5
+
+
+def test_a_default_written_out_is_the_same_training() -> None:
+    implied, written = (
+        tiny_recipe(optimizer={"name": "imbsam", "rho": 0.1, "kappa": 1.0, **eta}) for eta in ({}, {"eta": 100.0})
+    )
+    assert Training("a", implied).key == Training("b", written).key
+
+
+def test_images_that_have_moved_are_the_same_images() -> None:
+    here, there = (open_scale("paper", f"folder:{place}/cifar10") for place in ("/a", "/b"))
+    other = open_scale("paper", "folder:/a/other")
+    keys = [figure_methods.train(scale, "CE").key for scale in (here, there, other)]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_the_key_of_spectra_has_the_plan_but_not_the_machine() -> None:
+    training = Training("CE", tiny_recipe())
+    step = Spectra(training, StudyPlan(), of=("tail",))
+    assert replace(step, plan=StudyPlan(device="cuda", chunk_size=8)).key == step.key
+    assert replace(step, plan=StudyPlan(split="test")).key != step.key
+    assert replace(step, plan=StudyPlan(settings=MeasureSettings(num_steps=7))).key != step.key
+    assert replace(step, of=("head",)).key != step.key
+    assert replace(step, epochs=(2, 4)).key != step.key
+    assert replace(step, training=Training("CE", tiny_recipe(run={"seed": 1}))).key != step.key
+
+
+def test_another_radius_of_one_method_leaves_all_other_steps_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys() -> dict[str, str]:
+        steps = [step for name in NAMES for step in in_order(load_figure(name).needs(SMOKE).steps)]
+        return {step.key: f"{step.shelf}/{step.name}" for step in steps}
+
+    before = keys()
+    recipe, always, _ = figure_methods.METHODS["CE+SAM"]
+    monkeypatch.setitem(figure_methods.METHODS, "CE+SAM", (recipe, always, {"optimizer.rho": 0.07}))
+    after = keys()
+    gone = sorted(name for key, name in before.items() if key not in after)
+    assert gone == ["runs/ce-sam", "runs/ce-sam-seed1", "spectra/ce-sam"]
+    assert sorted(name for key, name in after.items() if key not in before) == gone
+
+
+@pytest.mark.parametrize("scale", [SMOKE, PAPER], ids=lambda scale: scale.name)
+def test_figures_share_what_they_have_in_common(scale: Any) -> None:
+    """Equal runs never ask for different checkpoints, so whoever trains first keeps what the others need."""
+    steps = [step for name in NAMES for step in in_order(load_figure(name).needs(scale).steps)]
+    kept: dict[str, set[int]] = {}
+    for step in steps:
+        if isinstance(step, Training):
+            kept.setdefault(step.key, set()).add(step.recipe.run.save_every)
+    assert all(len(asked) == 1 for asked in kept.values())
+    sweeps = [step for step in steps if isinstance(step, Spectra) and step.epochs is not None]
+    assert sweeps
+    assert all(set(step.epochs or ()) <= set(step.training.kept_epochs) for step in sweeps)
+    assert len({step.key for step in steps}) < 0.8 * len(steps)
+
+
+def test_the_text_of_a_figure_names_every_step_with_its_inputs_before_it() -> None:
+    text = json.loads(recipe_text(load_figure("S1"), SMOKE))
+    assert (text["figure"], text["scale"]) == ("S1", "smoke")
+    known: set[str] = set()
+    for step in text["steps"]:
+        assert set(step["inputs"]) <= known
+        known.add(step["key"])
+    assert text["steps"][0]["optimizer"]["lr"] == 0.05
+    assert [step["kind"] for step in text["steps"]] == ["runs", "spectra", "surfaces", "surfaces"]
+
+
+def test_representatives_are_by_size_whatever_the_order_of_the_labels() -> None:
+    assert representatives([5000, 500, 50]) == {"head": 0, "mid": 1, "tail": 2}
+    assert representatives([7, 900, 30, 900, 2]) == {"head": 1, "mid": 2, "tail": 4}
+
+
+# ---------------------------------------------------------------------- real steps
+
+
+class _Stopping(Silent):
+    """Stops a training after an epoch, or a study before its second part; hears which parts a study skips."""
+
+    def __init__(self) -> None:
+        self.skipped: list[str] = []
+
+    def training(self, title: str) -> AbstractContextManager[Any]:
+        return nullcontext(StopAfter(epoch=2))
+
+    def study(self, title: str) -> AbstractContextManager[Any]:
+        return nullcontext(_StopsAtSecondPart())
+
+
+class _StopsAtSecondPart(Quiet):
+    def part(self, part: Part, number: int, total: int, products: int) -> None:
+        if number == 1:
+            raise KeyboardInterrupt
+
+
+class _Listening(Silent):
+    def __init__(self) -> None:
+        self.skipped: list[str] = []
+
+    def study(self, title: str) -> AbstractContextManager[Any]:
+        listener = Quiet()
+        listener.skipped = lambda part, remark: self.skipped.append(part.path)  # type: ignore[method-assign]
+        return nullcontext(listener)
+
+
+_PLAN = StudyPlan(settings=MeasureSettings(num_pairs=1, max_matvecs=10, num_probes=1, max_probes=1, num_steps=4))
+
+
+def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    step = Training("MLP", tiny_recipe(run={"save_every": 2}))
+    killed, whole = Work(tmp_path / "killed"), Work(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        compute([step], killed, reporter=_Stopping())
+    assert killed.state(step) == "begun"
+    compute([step], killed)
+    compute([step], whole)
+    ours, theirs = (files_below(work.place(step)) for work in (killed, whole))
+    for name in ("last.safetensors", "best.safetensors", "epoch-0002.safetensors", "epoch-0004.safetensors"):
+        assert ours[name] == theirs[name]
+    assert step.kept_epochs == (2, 4)
+
+
+def test_killed_spectra_go_on_with_the_parts_that_are_missing(tmp_path: Path) -> None:
+    training = Training("MLP", tiny_recipe())
+    step, work, ears = Spectra(training, _PLAN, of=("head", "tail")), Work(tmp_path), _Listening()
+    compute([training], work)
+    with pytest.raises(KeyboardInterrupt):
+        compute([step], work, reporter=_Stopping())
+    first = SpectrumFile.open(work.begun(step)).read_part("class/0")
+    file = SpectrumFile.open(compute([step], work, reporter=ears)[step.key])
+    assert ears.skipped == ["class/0"]
+    assert file.complete_parts() == ["class/0", "class/9"]
+    again = file.read_part("class/0")
+    assert (again.seconds, again.pairs.values.tolist()) == (first.seconds, first.pairs.values.tolist())
+
+
+def test_sweeps_follow_the_checkpoints_of_the_run(tmp_path: Path) -> None:
+    training = Training("MLP", tiny_recipe(run={"save_every": 2}))
+    step = Spectra(training, _PLAN, of=("tail",), epochs=(2, 4))
+    file = SpectrumFile.open(compute([step], Work(tmp_path))[step.key])
+    assert file.complete_parts() == ["epoch/2/class/9", "epoch/4/class/9"]
+    assert all(f"{training.key[:12]}/epoch-000" in name for name in file.meta["checkpoints"])
