@@ -7,11 +7,11 @@ INPUTS := pyproject.toml constraints.txt
 
 .PHONY: help install demo gallery test lint clean
 help:
-	@echo "make demo   install into .venv, then train, measure and draw on embedded data (a few minutes)"
-	@echo "make gallery  compute and draw every figure at the smoke scale, rebuild docs/gallery.md (some minutes)"
-	@echo "make test   install the test extras and run the tests"
-	@echo "make lint   ruff and mypy"
-	@echo "make clean  remove .venv and what the demo wrote"
+	@echo "make demo     install into .venv, then train, measure and draw on embedded data (a few minutes)"
+	@echo "make gallery  compute and draw all figures at the smoke scale, rebuild docs/gallery.md (some minutes)"
+	@echo "make test     install the test extras and run the tests"
+	@echo "make lint     ruff and mypy"
+	@echo "make clean    remove .venv and what the demo wrote"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -20,12 +20,7 @@ $(VENV)/.installed: $(INPUTS) | $(BIN)/python
 	$(PIP) install --quiet -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.installed-# Computes nothing that figures-work/ holds already.
-gallery: $(VENV)/.installed
-	$(BIN)/landscape figures make all -o figures-out
-	$(BIN)/python -m landscape_figures.gallery figures-out docs
-
-test: $(VENV)/.installed
+$(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) install --quiet -c constraints.txt -e ".[test]"
 	@touch $@
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from landscape.plotting import Drawing
 from landscape.store import SpectrumFile
 from landscape.store.calibration_file import CalibrationFile
-from landscape.store.history import read_history
 from landscape.store.surface_file import SurfaceFile
 from landscape.surface.results import Surface
-from landscape.training.checkpoint import CheckpointInfo, read_info
+from landscape.training.finished import FinishedRun
 
 from .scales import Scale
 from .steps import Calibration, Spectra, Step, Training, Walk
@@ -34,25 +31,6 @@ class Needs:
         """All of them."""
         every = (self.runs, self.spectra, self.surfaces, self.calibrations)
         return [step for needed in every for step in needed.values()]
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A training that has come to its end."""
-
-    folder: Path
-
-    @cached_property
-    def info(self) -> CheckpointInfo:
-        """What its last checkpoint says: class names and counts, recipe, accuracies."""
-        info = read_info(self.folder / "last.safetensors")
-        assert info is not None
-        return info
-
-    @cached_property
-    def history(self) -> list[dict[str, Any]]:
-        """One record an epoch, as ``history.jsonl`` has it."""
-        return read_history(self.folder)
 
 
 @dataclass(frozen=True)

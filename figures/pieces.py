@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landscape.curvature.results import PartSpectrum
-from landscape.data.longtailed import class_groups
 from landscape.plotting import Drawing
 from landscape.plotting.accuracy import class_sizes
 from landscape.plotting.layers import Epochs
 from landscape.plotting.table import result_table
 from landscape.store import SpectrumFile, split_epoch
+from landscape.training.finished import FinishedRun
 
-from .figure import FinishedRun
 from .steps import representatives
 
 
@@ -52,16 +51,11 @@ def layers_of(file: SpectrumFile) -> Epochs:
     return cast(Epochs, epochs_of(file))
 
 
-def groups_of(run: FinishedRun) -> dict[str, tuple[int, ...]]:
-    """Head, mid and tail by index: their classes."""
-    return {name: members for name, members in class_groups(run.info.class_counts)[0].items() if members}
-
-
 def sizes_of(run: FinishedRun, *, rotated: bool = False) -> Drawing:
     """Training images a class, the largest first."""
     counts = run.info.class_counts
     order = sorted(range(len(counts)), key=lambda label: -counts[label])
-    groups = {name: [order.index(label) for label in members] for name, members in groups_of(run).items()}
+    groups = {name: [order.index(label) for label in members] for name, members in run.groups.items()}
     names = [run.info.class_names[label] for label in order]
     return class_sizes([counts[label] for label in order], names, groups, rotated=rotated)
 
@@ -89,8 +83,3 @@ def accuracy_table(methods: Mapping[str, Sequence[FinishedRun]]) -> Drawing:
         errors,
         spans=[("test accuracy, %", 4)],
     )
-
-
-def accuracies_of(runs: Sequence[FinishedRun]) -> list[list[float]]:
-    """Test accuracy of every class after the last epoch, one row a run; NaN for a class without test images."""
-    return [[float("nan") if share is None else share for share in run.history[-1]["per_class"]] for run in runs]

@@ -7,7 +7,7 @@ from landscape.plotting.accuracy import accuracy_bars
 
 from .figure import Figure, Needs, Results
 from .methods import train_seeds
-from .pieces import accuracies_of, groups_of, seeds_of
+from .pieces import seeds_of
 from .scales import Scale
 
 METHODS = ("CE", "CE+SAM", "CE+DRW", "CE+DRW+SAM")
@@ -21,9 +21,9 @@ def draw(results: Results) -> Drawing:
     methods = {method: seeds_of(results.runs, method) for method in METHODS}
     first = methods[METHODS[0]][0]
     return accuracy_bars(
-        {method: accuracies_of(runs) for method, runs in methods.items()},
+        {method: [run.accuracies for run in runs] for method, runs in methods.items()},
         first.info.class_names,
-        groups_of(first),
+        first.groups,
         first.info.class_counts,
     )
 

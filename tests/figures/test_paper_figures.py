@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import support.runs  # noqa: F401  one thread: nets this small are slower on several
 from landscape_figures import NAMES, load_figure
-from landscape_figures.figure import FinishedRun, Results
+from landscape_figures.figure import Results
 from landscape_figures.making import Work
 from landscape_figures.s2 import LOSSES, PLACES
 from landscape_figures.scales import SMOKE
@@ -23,6 +23,7 @@ from support.command import Call
 from landscape.curvature.results import PartSpectrum
 from landscape.plotting import Drawing, read_drawing, save_figure
 from landscape.store import SpectrumFile
+from landscape.training.finished import FinishedRun
 
 # Of the draw exp:20 from 122 digits a class.
 COUNTS = [122, 87, 62, 44, 32, 23, 16, 11, 8, 6]
