@@ -32,7 +32,8 @@ from landscape.training import evaluate, evaluate_with_flips, load_checkpoint, r
 MEASURE = ("--pairs", 1, "--tol", 0.05, "--max-matvecs", 12, "--probes", 2, "--max-probes", 2, "--steps", 6)
 TRAIN = ("--data", "digits", "--imbalance", "exp:10", "--model", "mlp", "--lr", 0.05, "--batch-size", 64)
 COMMANDS = [
-    "demo", "train", "evaluate", "spectrum", "saddle", "surface", "plot", "features", "calibrate", "anomaly", "info",
+    "demo", "train", "evaluate", "spectrum", "saddle", "surface", "plot", "features", "calibrate", "figures", "anomaly",
+    "info",
 ]  # fmt: skip
 
 
@@ -607,7 +608,7 @@ def test_plot_puts_two_files_side_by_side(call: Call, spectra: Path, tmp_path: P
     assert call(*words, "--names", "SGD,SAM", "-o", tmp_path / "f.pdf").code == 0
     refused = call(*words, "--names", "SGD", "-o", tmp_path / "g.pdf")
     assert (refused.code, "--names" in refused.err) == (1, True)
-    refused = call("plot", spectra, other, "-o", tmp_path / "g.pdf")
+    refused = call("plot", spectra, other, "--kind", "density", "-o", tmp_path / "g.pdf")
     assert (refused.code, "--kind classes" in refused.err) == (1, True)
     assert not (tmp_path / "g.pdf").exists()
 
