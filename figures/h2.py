@@ -18,8 +18,8 @@ FIGURE = Figure(
     title="distance of every layer's spectrum to that of the whole network, by depth",
     paper="Sankar et al., AAAI 2021 (layer-wise Hessian), similarity of layers",
     shows="Wasserstein-1 distance between the spectrum of every layer and that of the whole network, both in units of "
-    "their mean |λ|, by depth, at three epochs of training with cross-entropy. The paper claims that the middle "
-    "layers are closest [S]; by which measure is not known [?].",
+    "their mean |λ|, by depth, at three epochs of training with cross-entropy, on at most 1,000 images. The "
+    "paper claims that the middle layers are closest [S]; by which measure is not known [?].",
     smoke="Digits and a network of seven layers, 60 images: too few layers for a middle.",
     needs=needs,
     draw=draw,

@@ -18,8 +18,8 @@ FIGURE = Figure(
     title="λ_max and trace of the whole network and of every layer during training",
     paper="Sankar et al., AAAI 2021 (layer-wise Hessian), curvature over epochs",
     shows="λ_max and trace of the Hessian of the whole network and of the block of every layer over the epochs of "
-    "training with cross-entropy. The paper claims that both fall during training, for the network and for its layers "
-    "[S].",
+    "training with cross-entropy, on at most 1,000 images. The paper claims that both fall during training, for the "
+    "network and for its layers [S].",
     smoke="Three checkpoints of 20 epochs on digits, 60 images.",
     needs=needs,
     draw=draw,

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pytest
 from landscape_figures import NAMES, load_figure
 from landscape_figures import methods as figure_methods
+from landscape_figures.h1 import by_depth
 from landscape_figures.making import Work, compute, recipe_text
 from landscape_figures.scales import PAPER, SMOKE, open_scale
 from landscape_figures.steps import Bench, Silent, Spectra, Step, Training, in_order, representatives
@@ -247,6 +248,13 @@ def test_the_text_of_a_figure_names_every_step_with_its_inputs_before_it() -> No
 def test_representatives_are_by_size_whatever_the_order_of_the_labels() -> None:
     assert representatives([5000, 500, 50]) == {"head": 0, "mid": 1, "tail": 2}
     assert representatives([7, 900, 30, 900, 2]) == {"head": 1, "mid": 2, "tail": 4}
+
+
+def test_a_deep_network_is_shown_by_layers_with_weights_evenly_from_first_to_last() -> None:
+    assert by_depth(["layer/conv1", "layer/bn1", "layer/fc"]) == ["layer/conv1", "layer/bn1", "layer/fc"]
+    deep = [f"layer/layer{n}.0.{kind}" for n in range(1, 32) for kind in ("conv1", "bn1")] + ["layer/head"]
+    shown = by_depth(deep, most=5)
+    assert shown == [f"layer/layer{n}.0.conv1" for n in (1, 9, 17, 24)] + ["layer/head"]
 
 
 # ---------------------------------------------------------------------- real steps
