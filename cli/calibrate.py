@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 import shlex
 import sys
@@ -13,12 +12,10 @@ from typing import Any
 
 import numpy as np
 import rich_click as click
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-import landscape
 from landscape.data import ClassGroups
 from landscape.data.longtailed import class_groups
 from landscape.json_text import json_text
@@ -26,10 +23,10 @@ from landscape.spread import Spread
 from landscape.store import check_replaceable
 from landscape.store.calibration_file import CALIBRATION_SCHEMA, CalibrationFile
 from landscape.store.features_file import FeaturesFile
-from landscape.training.checkpoint import file_sha256
 from landscape.training.evaluation import Evaluation
 from landscape.training.recipe import resolve_device
-from landscape.twostage.second_stage import SecondStage, SeedOutcome, kept_per_class
+from landscape.twostage.record import record_outcomes
+from landscape.twostage.second_stage import SecondStage, SeedOutcome
 from landscape.twostage.settings import METHODS, TABLES, TRAINED, Method, two_stage_settings
 
 from .checks import finite, seed_list
@@ -130,7 +127,7 @@ def command(
     except KeyboardInterrupt:
         if not outcomes:
             raise
-    kept = _keep(file, stage, outcomes, output)
+    kept = record_outcomes(file, stage, outcomes, output, command=shlex.join(["landscape", *sys.argv[1:]]))
     if as_json:
         click.echo(json_text(_report(kept, stage, outcomes), indent=2))
     else:
@@ -190,63 +187,6 @@ def _announce(stage: SecondStage, seeds: Sequence[int], *, chosen: bool) -> None
                 f"{several(single, 'class', 'classes')} of one image, without a covariance: the covariances of "
                 "neighbours stand in"
             )
-
-
-def _keep(file: FeaturesFile, stage: SecondStage, outcomes: Sequence[SeedOutcome], output: Path) -> CalibrationFile:
-    """Everything about these seeds, into the results file; features are those of the first seed."""
-    first = outcomes[0]
-    points: dict[str, dict[str, Any]] = {}
-    if first.generated is not None:
-        made = first.generated
-        near = stage.nearest(made.features)
-        real = stage.some_real(kept_per_class(stage.num_classes))
-        points["generated"] = {
-            "features": made.features,
-            "labels": made.labels,
-            "seeds": made.seeds,
-            "nearest_sample": near.sample,
-            "nearest_mean": near.mean,
-        }
-        if stage.settings.method != "modals":
-            points["generated"]["neighbors"] = stage.calibration.neighbors[made.seeds]
-        near = stage.nearest(stage.inputs[real], without=real)
-        points["real"] = {
-            "features": stage.inputs[real],
-            "labels": stage.labels[real],
-            "index": real,
-            "nearest_sample": near.sample,
-            "nearest_mean": near.mean,
-        }
-    meta = {
-        "features": str(file.path),
-        "features_sha256": file_sha256(file.path),
-        **{key: file.meta[key] for key in ("checkpoint", "checkpoint_sha256", "model", "layer", "source", "imbalance")},
-        "method": stage.settings.method,
-        **{name: value for name, value in stage.settings.own().items() if value is not None},
-        "class_names": list(file.class_names),
-        "class_counts": list(file.class_counts),
-        "command": shlex.join(["landscape", *sys.argv[1:]]),
-        "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "device": str(stage.device),
-        "landscape_version": landscape.__version__,
-        "torch_version": str(torch.__version__),
-        "numpy_version": str(np.__version__),
-    }
-    accuracy = {
-        "seeds": np.array([outcome.seed for outcome in outcomes]),
-        "correct": np.array([outcome.result.correct for outcome in outcomes]),
-        "before": np.array(stage.before.correct),
-        "total": np.array(stage.before.total),
-    }
-    classifiers = {
-        name: torch.stack([outcome.classifier[name] for outcome in outcomes]).numpy() for name in first.classifier
-    }
-    if first.tau is not None:
-        accuracy["tau"] = np.array([outcome.tau for outcome in outcomes])
-    arrays = {
-        group: {name: tensor.cpu().numpy() for name, tensor in columns.items()} for group, columns in points.items()
-    }
-    return CalibrationFile.write(output, meta, accuracy, classifiers, arrays)
 
 
 def _spreads(results: Sequence[Evaluation], groups: ClassGroups) -> dict[str, Spread]:

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
 import shlex
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import rich_click as click
-import torch
 from rich.markup import escape
 
-import landscape
 from landscape.errors import LandscapeError
 from landscape.store import check_replaceable
-from landscape.store.features_file import (
-    FEATURES_SCHEMA,
-    SPLITS,
-    FeaturesFile,
-    FeatureWriter,
-    SplitName,
-)
-from landscape.study import Subject
+from landscape.store.features_file import FEATURES_SCHEMA, SPLITS, SplitName
 from landscape.training.recipe import resolve_device
-from landscape.twostage.features import FeatureLayer, feature_batches, find_feature_layer
+from landscape.twostage.features import find_feature_layer
+from landscape.twostage.record import record_features
 
 from .checks import int64
 from .progress import WorkBar, console
@@ -90,27 +80,19 @@ def command(
         markup=False,
         soft_wrap=True,
     )
-    meta = _meta(subject, found, augmentation, seed, where)
     started = time.monotonic()
-    with (
-        FeaturesFile.writing(output, meta, found.head(subject.logit_scale)) as file,
-        WorkBar("reading images", sum(counts.values()), "images") as bar,
-    ):
-        for name in splits:
-            writer = FeatureWriter(file.create_group(name), counts[name])
-            for features, labels, predicted in feature_batches(
-                model,
-                found,
-                subject.data,
-                name,
-                subject.normalization,
-                augmentation=augmentation if name == "train" else "none",
-                seed=seed,
-                channels_last=subject.recipe is not None,
-            ):
-                writer.add(features, labels, predicted)
-                bar.advance(len(features))
-            writer.check_full()
+    with WorkBar("reading images", sum(counts.values()), "images") as bar:
+        record_features(
+            subject,
+            found,
+            output,
+            splits=splits,
+            augmentation=augmentation,
+            seed=seed,
+            device=where,
+            command=shlex.join(["landscape", *sys.argv[1:]]),
+            on_images=bar.advance,
+        )
     # A second stage needs both splits.
     stage = ["calibrate", str(output), "--method", "tailcalibx", "-o", "calibrated.h5"]
     following = shlex.join(["landscape", *(stage if split == "both" else ["info", str(output)])])
@@ -119,26 +101,3 @@ def command(
         soft_wrap=True,
     )
 
-
-def _meta(subject: Subject, layer: FeatureLayer, augmentation: str, seed: int, device: str) -> dict[str, Any]:
-    return {
-        "checkpoint": str(subject.path),
-        "checkpoint_sha256": subject.sha256,
-        "model": subject.model_name,
-        "recipe": "" if subject.recipe is None else subject.recipe.to_toml(),
-        "epoch": -1 if subject.epoch is None else subject.epoch,
-        "layer": layer.name,
-        "source": subject.data_recipe.source,
-        "imbalance": subject.data_recipe.imbalance,
-        "normalize": str(subject.normalization),
-        "augment": augmentation,
-        "seed": seed,
-        "class_names": list(subject.data.class_names),
-        "class_counts": list(subject.training_counts),
-        "command": shlex.join(["landscape", *sys.argv[1:]]),
-        "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "device": device,
-        "landscape_version": landscape.__version__,
-        "torch_version": str(torch.__version__),
-        "numpy_version": str(np.__version__),
-    }

@@ -25,7 +25,7 @@ from landscape.study import StudyPlan, StudyProgress, Sweep, open_subject, open_
 from landscape.study.surface import SurfacePlan, SurfaceProgress, run_surface
 from landscape.training.checkpoint import read_info
 from landscape.training.loop import TrainingProgress, is_started, train
-from landscape.training.recipe import _NOT_THE_METHOD, Recipe, resolve_device
+from landscape.training.recipe import NOT_THE_METHOD, Recipe, resolve_device
 from landscape.twostage import Method, SecondStage, find_feature_layer, two_stage_settings
 from landscape.twostage.record import record_features, record_outcomes
 
@@ -152,7 +152,7 @@ class Training(Step):
     @property
     def content(self) -> dict[str, Any]:
         return {
-            section: {key: value for key, value in values.items() if (section, key) not in _NOT_THE_METHOD}
+            section: {key: value for key, value in values.items() if (section, key) not in NOT_THE_METHOD}
             for section, values in self.recipe.resolved.dump().items()
         }
 

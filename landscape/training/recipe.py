@@ -316,7 +316,7 @@ class RunRecipe(_Section):
 
 # Where a training runs, how it is kept, where the images of a source lie and how quickly they come do not make it
 # another one.
-_NOT_THE_METHOD = {
+NOT_THE_METHOD = {
     *(("run", key) for key in ("device", "save_every", "compile", "log")),
     *(("data", key) for key in ("root", "download", "workers")),
 }
@@ -402,7 +402,7 @@ class Recipe(_Section):
         for section in one:
             for key in {**one[section], **two[section]}:
                 here, there = one[section].get(key), two[section].get(key)
-                if here != there and (section, key) not in _NOT_THE_METHOD:
+                if here != there and (section, key) not in NOT_THE_METHOD:
                     return f"{section}.{key}", here, there
         return None
 
