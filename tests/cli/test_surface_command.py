@@ -10,9 +10,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from support.command import Call
 from support.point_losses import PlainPointLosses
-from support.runs import tiny_recipe
+from support.runs import tiny_recipe, write_image_folder
 
 from landscape.errors import LandscapeError
 from landscape.store import SpectrumFile
@@ -78,6 +79,56 @@ def test_classes_and_the_whole_from_one_call(call: Call, run: Path, tmp_path: Pa
     assert len(SurfaceFile.open(path).runs) == 1
 
 
+@pytest.mark.parametrize(("words", "kind"), [((), "surface"), (("--dims", 1), "surface-line")])
+def test_the_next_command_draws_the_file(
+    call: Call, run: Path, tmp_path: Path, words: tuple[object, ...], kind: str
+) -> None:
+    path = tmp_path / "x.h5"
+    told = call("surface", run, "--points", 3, *words, "-o", path).out
+    following = re.search("next: landscape (.*)", told)
+    assert following is not None
+    assert f"--kind {kind} " in following[1]
+    assert call(*following[1].split()).code == 0
+    assert (tmp_path / "x.pdf").exists()
+
+
+def test_an_export_into_the_file_itself_is_refused_before_the_walk(call: Call, run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    outcome = call("surface", run, "--points", 3, "-o", path, "--export", path)
+    assert (outcome.code, "--export and -o are both" in outcome.err) == (1, True)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_narrow_terminal_cuts_no_number_short(
+    call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    path = tmp_path / "x.h5"
+    run_surface([run], SurfacePlan(points=(3,), per_class=True), path)
+    monkeypatch.setattr("landscape_cli.surface.console", Console(width=width, highlight=False))
+    told = call("surface", run, "--per-class", "--points", 3, "-o", path).out
+    rows = [line for line in told.splitlines() if line.startswith("│")]
+    surface = SurfaceFile.open(path).surface
+    assert len(rows) == 10
+    for row, losses in zip(rows, surface.losses, strict=True):
+        assert "…" not in row
+        assert len(row) <= width
+        words = row.replace("│", " ").split()
+        assert {f"{losses[1, 1]:.4g}", f"{losses.min():.4g}"} <= set(words)
+        assert (f"{losses.max():.4g}" in words) == (width > 40)
+
+
+def test_the_tail_is_the_group_where_a_class_has_its_name(call: Call, tmp_path: Path) -> None:
+    folder = write_image_folder(tmp_path / "images", {"a": 9, "b": 4, "c": 3, "tail": 2, "z": 1})
+    recipe = tiny_recipe(
+        data={"source": f"folder:{folder}", "imbalance": "none", "image_size": 8}, schedule={"epochs": 1}
+    )
+    train(recipe, tmp_path / "run")
+    for of, images in (("tail", "tail, 1 image:"), ("class/3", "tail, 2 images:"), ("b", "b, 4 images:")):
+        words = ("--along", "eigen", "--of", of, "--dims", 1, "--points", 2, "--overwrite")
+        assert f"eigenvectors of {images}" in call("surface", tmp_path / "run", *words, "-o", tmp_path / "x.h5").out
+
+
 @pytest.mark.parametrize(("points", "words_of_stop"), [(0, "the eigenvectors are kept"), (9, "9 points kept")])
 def test_stopped_and_gone_on_with_is_as_if_never_stopped(
     call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, points: int, words_of_stop: str
@@ -114,7 +165,7 @@ def test_stopped_and_gone_on_with_is_as_if_never_stopped(
     assert [run["chunk_size"] for run in resumed.runs] == [whole.runs[0]["chunk_size"]] * 2
 
 
-def test_eigenvectors_of_a_spectrum_file_are_taken(call: Call, run: Path, tmp_path: Path) -> None:
+def test_eigenvectors_of_a_spectrum_file_are_taken(call: Call, run: Path, other: Path, tmp_path: Path) -> None:
     spectra, path = tmp_path / "s.h5", tmp_path / "x.h5"
     words = ("--pairs", 1, "--tol", 0.05, "--max-matvecs", 40, "--probes", 2, "--max-probes", 2, "--steps", 6)
     along = ("--along", "eigen", "--of", "tail", "--spectrum", spectra, "--points", 3)
@@ -138,6 +189,9 @@ def test_eigenvectors_of_a_spectrum_file_are_taken(call: Call, run: Path, tmp_pa
     assert pairs.vectors is not None
     for vector, known, size in zip(vectors, (pairs.vectors[:, -1], pairs.vectors[:, 0]), surface.norms, strict=True):
         np.testing.assert_allclose(vector / size, known, atol=1e-6)
+    of_another = call("surface", other, *along, "-o", tmp_path / "other.h5")
+    assert "are of checkpoint_sha256 = " in of_another.err
+    assert "--overwrite" not in of_another.err
     # Vectors of other images are taken, but what λ was there is not said of these.
     few = call("surface", run, *along, "--max-samples", 5, "-o", tmp_path / "few.h5")
     assert "other images than here" in few.out
@@ -190,6 +244,7 @@ def test_a_trajectory_comes_from_the_folder_of_its_run(call: Call, run: Path, tm
         (("--along", "eigen", "--end", "max"), "--dims 1"),
         (("--along", "eigen", "--of", "tale"), "no such part; did you mean 'tail'?"),
         (("--per-class", "--export", "g.h5"), "add --whole"),
+        (("--export", "g.pdf"), "--export 'g.pdf': an export goes into a file that ends in .h5 or .hdf5"),
         (("--range", "1:-1"), "smaller end first"),
         (("--points", "5x5x5"), "write 51, or 51x31"),
         (("--points", "5x5", "--dims", "1"), "a line has one"),

@@ -111,6 +111,16 @@ def test_infinite_losses_are_arrows_and_nan_is_nothing() -> None:
     assert STEPS[-1] not in np.concatenate([points(axes), points(axes, "^")])[:, 0]
 
 
+@pytest.mark.parametrize("look", [Look("single"), Look("double", "neurips")])
+def test_the_outermost_markers_are_not_cut(look: Look) -> None:
+    losses = escaping().saddle.certificates.descent.losses.copy()  # type: ignore[union-attr]
+    losses[[0, -1]] = math.inf
+    (axes,) = escape_lines([with_certificates(escaping(), descent=Descent(STEPS, losses))]).looking(look).figure.axes
+    places = axes.transAxes.inverted().transform(axes.transData.transform(points(axes, "^")))[:, 0]
+    half = 2.0 / 72 / (axes.bbox.width / axes.figure.dpi)  # of a marker, as a share of the panel
+    assert half < places.min() < places.max() < 1 - half
+
+
 def test_panels_share_an_axis_only_where_both_can_be_read() -> None:
     alike = escape_lines([escaping("class/1"), escaping("class/2", loss=0.6)])
     apart = escape_lines(

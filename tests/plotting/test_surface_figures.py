@@ -174,6 +174,27 @@ def test_a_narrow_page_turns_the_grid() -> None:
     assert [axes.get_title() for axes in shown(drawing)] == ["head", "tail", "", "", "", ""]
 
 
+def test_a_direction_whose_norm_nobody_knows_has_no_unit() -> None:
+    imported = dataclasses.replace(plane(), norms=np.full(2, np.nan), axis_labels=("direction 1", "direction 2"))
+    drawing = surface_contours(imported)
+    assert (drawing.figure.get_supxlabel(), drawing.figure.get_supylabel()) == ("direction 1", "direction 2")
+    other = surface_contours({"a": imported, "b": dataclasses.replace(imported, x=2 * imported.x)})
+    assert other.figure.get_supxlabel() == ""
+    one = dataclasses.replace(line(), norms=np.full(1, np.nan), axis_labels=("direction 1",))
+    assert surface_lines(one).settings["axis"] == "direction 1"
+
+
+def test_all_of_the_variance_is_a_hundred_per_cent() -> None:
+    whole = dataclasses.replace(trajectory(), explained_variance=np.array([0.99999, 1e-5]))
+    assert surface_contours(whole).settings["shared_axes"] == ["PC 1 (100 %)", "PC 2 (0.001 %)"]
+
+
+@pytest.mark.parametrize("draw", [surface_contours, surface_relief])
+def test_thirty_panels_are_one_page(draw: Callable[..., Drawing]) -> None:
+    figure = draw({str(number): plane() for number in range(3)}, [*PARTS[:4]] + [*PARTS[:4]] + [*PARTS[:2]]).figure
+    assert figure.get_figheight() < 9.6
+
+
 @pytest.mark.parametrize(
     ("low", "high", "scale", "levels"),
     [
@@ -310,6 +331,10 @@ def test_parts_are_the_groups_where_there_are_any() -> None:
         (lambda: surface_contours(plane(), levels=[0.0, 1.0]), "give finite numbers above 0"),
         (
             lambda: surface_contours(dataclasses.replace(plane(), losses=plane().losses * np.nan)),
+            "no loss of these parts is finite",
+        ),
+        (
+            lambda: surface_lines(dataclasses.replace(line(), losses=line().losses * np.nan)),
             "no loss of these parts is finite",
         ),
     ],
