@@ -60,6 +60,12 @@ def test_the_sign_of_the_slope_is_the_one_of_the_measured_losses(slope: float) -
     assert slope_along(mirrored) == pytest.approx(-slope)
 
 
+def test_without_a_gradient_there_is_no_slope() -> None:
+    spectrum = escaping()
+    still = dataclasses.replace(spectrum.saddle, gradient_norm=0.0, gradient_alignment=math.nan)
+    assert slope_along(dataclasses.replace(spectrum, saddle=still)) == 0.0
+
+
 def test_the_sign_is_told_next_to_theta_and_not_far_away() -> None:
     assert slope_along(escaping(slope=0.02, cubic=-0.6)) == pytest.approx(0.02)
 

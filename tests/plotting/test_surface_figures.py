@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.contour import QuadContourSet
 from matplotlib.patches import Rectangle
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
@@ -129,6 +130,23 @@ def test_losses_that_are_not_finite_are_hatched_and_none_is_filled() -> None:
     assert not any(axes.patches for axes in shown(surface_contours(plane(), ["group/tail"])))
 
 
+def test_cells_with_a_corner_that_is_not_computed_are_grey() -> None:
+    done = np.ones((7, 9), dtype=bool)
+    done[2, 4] = False
+    losses = np.where(done, plane().losses, np.nan)
+    (axes,) = shown(surface_contours(dataclasses.replace(plane(), losses=losses, done=done), ["all"]))
+    (mesh,) = (item for item in axes.collections if isinstance(item, QuadMesh))
+    grey = ~np.ma.getmaskarray(np.ma.asarray(mesh.get_array()))
+    assert np.argwhere(grey).tolist() == [[1, 3], [1, 4], [2, 3], [2, 4]]
+    assert not [patch for patch in axes.patches if isinstance(patch, Rectangle)], "nothing is hatched"
+
+
+def test_theta_is_marked_in_every_panel() -> None:
+    for axes in shown(surface_contours(methods(plane), TAILS)):
+        (theta,) = (line for line in axes.lines if line.get_marker() == "P")
+        np.testing.assert_array_equal(theta.get_xydata(), [[0, 0]])
+
+
 def test_a_trajectory_ends_at_theta_and_says_what_its_plane_explains() -> None:
     drawing = surface_contours({"SGD": trajectory(), "SAM": trajectory(0.1)}, ["group/tail"])
     axes = shown(drawing)[0]
@@ -153,6 +171,11 @@ def test_far_is_judged_by_distances_in_parameter_space() -> None:
     longer = dataclasses.replace(trajectory(), norms=np.array([10.0, 10.0]))
     assert surface_contours(trajectory()).arrays["0/far"].tolist() == [False, True, False, False, False]
     assert not surface_contours(longer).arrays["0/far"].any()
+    # Of directions that are no right angle: (1, 1) is at √(1 + 1 + 2 · 0.99), and 0.19 less than a tenth of that.
+    marked = {"marks": np.ones((1, 2)), "mark_labels": ("A",), "mark_distances": np.array([0.19])}
+    for cosine, is_far in ((0.0, True), (0.99, False)):
+        oblique = dataclasses.replace(trajectory(), **marked, cosine=cosine)
+        assert surface_contours(oblique).arrays["0/far"].tolist() == [is_far]
 
 
 def test_planes_of_their_own_have_their_own_axes() -> None:
@@ -191,7 +214,7 @@ def test_all_of_the_variance_is_a_hundred_per_cent() -> None:
 
 @pytest.mark.parametrize("draw", [surface_contours, surface_relief])
 def test_thirty_panels_are_one_page(draw: Callable[..., Drawing]) -> None:
-    figure = draw({str(number): plane() for number in range(3)}, [*PARTS[:4]] + [*PARTS[:4]] + [*PARTS[:2]]).figure
+    figure = draw({str(number): plane() for number in range(3)}, [*PARTS[:4], *PARTS[:4], *PARTS[:2]]).figure
     assert figure.get_figheight() < 9.6
 
 
