@@ -141,7 +141,7 @@ def _lines(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    _mark_line(panels, arrays, settings["mark_labels"], size)
+    _mark_line(panels, arrays, settings["mark_labels"], size, (width / 2 if broad else width) - 0.6)
     figure.supxlabel(_fitted(settings["axis"], matplotlib.rcParams["figure.labelsize"], width - 0.3))
     figure.align_ylabels(panels)
     infinite = any(np.isposinf(arrays[f"{number}/losses"]).any() for number in numbers)
@@ -181,8 +181,14 @@ def _set_log_axis(axes: Axes, losses: Array) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _mark_line(panels: Sequence[Axes], arrays: Arrays, names: Sequence[Sequence[str]], size: float) -> None:
-    """Dotted lines at θ and at the marks; a name where it is the same for all methods."""
+def _mark_line(
+    panels: Sequence[Axes], arrays: Arrays, names: Sequence[Sequence[str]], size: float, inches: float
+) -> None:
+    """Dotted lines at θ and at the marks; a name where it is the same for all methods, cut where it meets others.
+
+    Args:
+        inches: of a panel from side to side.
+    """
     found: dict[float, set[str]] = {}
     for number, words in enumerate(names):
         for place, word in zip(arrays.get(f"{number}/marks", np.empty(0)).tolist(), words, strict=True):
@@ -190,16 +196,18 @@ def _mark_line(panels: Sequence[Axes], arrays: Arrays, names: Sequence[Sequence[
     found.setdefault(0.0, {"θ"})
     low, high = panels[0].get_xlim()
     places = sorted(place for place in found if low <= place <= high)
-    named = set(places if len(places) <= 4 else (places[0], places[-1], 0.0))
+    named = sorted(set(places if len(places) <= 4 else (places[0], places[-1], 0.0)) & set(places))
+    gaps = [inches, *(np.diff(named) / (high - low) * inches), inches]
+    room = {place: min(pair) - 0.06 for place, pair in zip(named, itertools.pairwise(gaps), strict=False)}
     for place in places:
         for axes in panels:
             axes.axvline(place, color="0.5", linewidth=0.6, linestyle=(0, (1, 2)), zorder=0)
         if place in named and len(found[place]) == 1:
-            for axes in panels[:1]:
-                axes.annotate(
-                    literal(next(iter(found[place]))), (place, 1), (0, 2), xycoords=axes.get_xaxis_transform(),
-                    textcoords="offset points", ha="center", va="bottom", fontsize=size - 1, color="0.35",
-                )  # fmt: skip
+            name = shorten(next(iter(found[place])), size - 1, room[place])
+            panels[0].annotate(
+                literal(name), (place, 1), (0, 2), xycoords=panels[0].get_xaxis_transform(),
+                textcoords="offset points", ha="center", va="bottom", fontsize=size - 1, color="0.35",
+            )  # fmt: skip
 
 
 def _line_entries(

@@ -89,6 +89,19 @@ def test_checkpoints_on_a_line_are_named_where_they_lie() -> None:
     axes = surface_lines(between).figure.axes[0]
     assert {text.get_text(): text.xy[0] for text in axes.texts} == {"sgd": 0.0, "sam": 1.0}  # type: ignore[attr-defined]
     assert [text.get_text() for text in surface_lines(line()).figure.axes[0].texts] == ["θ"]
+    beyond = dataclasses.replace(line(), x=np.linspace(0.5, 1, 21))
+    assert not surface_lines(beyond).figure.axes[0].texts
+
+
+@pytest.mark.parametrize("look", [Look("single"), Look("single", "neurips"), Look()])
+def test_long_names_of_checkpoints_stand_apart(look: Look) -> None:
+    between = dataclasses.replace(
+        line(), kind="checkpoints", x=np.linspace(-0.5, 1.5, 21), marks=np.array([[0.0], [1.0]]),
+        mark_labels=("cifar10-lt-ce-drw-resnet20-seed0", "cifar10-lt-ce-drw-sam-resnet20-seed0"),
+    )  # fmt: skip
+    figure = surface_lines(between).looking(look).figure
+    first, second = (text.get_window_extent() for text in figure.axes[0].texts)
+    assert 0 < first.x0 < first.x1 < second.x0 < second.x1 < figure.bbox.x1
 
 
 # ---------------------------------------------------------------------- contours
