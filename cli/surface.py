@@ -21,6 +21,7 @@ from .checks import finite, int64
 from .progress import WithBar, console, duration, several
 from .recipe_options import given_values
 from .subject_options import subject_options
+from .tables import wanted_width
 
 
 def _parse_range(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, float] | None:
@@ -173,6 +174,8 @@ def command(
     plan = SurfacePlan(**options, normalize=normalize_directions, ranges=(x_range, y_range))
     if export is not None:
         check_goldstein_output(export)
+        if export.absolute() == output.absolute():
+            raise LandscapeError(f"--export and -o are both '{output}': the export is a file of its own")
         if not plan.whole and (plan.per_class or plan.per_group or "," in (plan.classes or "")):
             raise LandscapeError("--export takes one loss: add --whole for that of all samples together")
     before = output.stat().st_mtime_ns if output.exists() else None
@@ -200,7 +203,8 @@ def command(
     if export is not None:
         write_goldstein(export, file.surface, split=plan.split, source=str(output))
         console.print(f"exported to {export}", markup=False, soft_wrap=True)
-    words = ["plot", str(output), "--kind", "surface", "-o", str(output.with_suffix(".pdf"))]
+    kind = "surface-line" if file.surface.y is None else "surface"
+    words = ["plot", str(output), "--kind", kind, "-o", str(output.with_suffix(".pdf"))]
     following = shlex.join(["landscape", *words])
     console.print(f"kept in {escape(str(output))}; next: [bold]{escape(following)}[/]", soft_wrap=True)
 
@@ -251,24 +255,45 @@ class SurfaceBar(WithBar):
 
 
 def _print_table(surface: Surface) -> None:
-    """Of every part the loss at the origin, if that is on the grid, the least and the most; what is not finite."""
-    table = Table(title="loss, nats", title_justify="left")
-    for name in ("", "images", "at 0", "least", "where", "most", "not finite"):
-        table.add_column(name, justify="left" if not name else "right")
+    """Of every part the loss at the origin, if that is on the grid, the least and the most; what is not finite.
+
+    A narrow terminal gets the columns that matter most: a number cut short would be another number.
+    """
+    rows = _rows(surface)
+    titles = ["", "at 0", "least", "where", "most", "images"]
+    if any(row["not finite"] for row in rows):
+        titles.insert(1, "not finite")
+    for count in range(len(titles), 1, -1):
+        table = Table(title="loss, nats", title_justify="left")
+        shown = [title for title in _TITLES if title in titles[:count]]
+        for title in shown:
+            table.add_column(title, justify="right" if title else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*(escape(row[title]) for title in shown))
+        if wanted_width(table, console) <= console.width:
+            break
+    console.print(table, crop=False, soft_wrap=False)
+
+
+_TITLES = ("", "images", "at 0", "least", "where", "most", "not finite")
+
+
+def _rows(surface: Surface) -> list[dict[str, str]]:
     origin = _origin(surface)
+    axes = (surface.x,) if surface.y is None else (surface.x, surface.y)
+    rows = []
     for label, count, losses in zip(surface.labels, surface.num_samples, surface.losses, strict=True):
         finite_ones = np.where(np.isfinite(losses), losses, np.nan)
         odd = int(np.sum(~np.isfinite(losses)))
-        row = [escape(label), f"{count:,}", "–" if origin is None else f"{losses[origin]:.4g}"]
+        row = dict.fromkeys(_TITLES, "–") | {"": label, "images": f"{count:,}", "not finite": str(odd) if odd else ""}
+        if origin is not None:
+            row["at 0"] = f"{losses[origin]:.4g}"
         if odd < losses.size:
             place = np.unravel_index(int(np.nanargmin(finite_ones)), losses.shape)
-            axes = (surface.x,) if surface.y is None else (surface.x, surface.y)
-            where = ", ".join(f"{values[i]:.3g}" for values, i in zip(axes, reversed(place), strict=True))
-            row += [f"{finite_ones[place]:.4g}", where, f"{np.nanmax(finite_ones):.4g}"]
-        else:
-            row += ["–"] * 3
-        table.add_row(*row, str(odd) if odd else "")
-    console.print(table)
+            row["least"], row["most"] = f"{finite_ones[place]:.4g}", f"{np.nanmax(finite_ones):.4g}"
+            row["where"] = ", ".join(f"{values[i]:.3g}" for values, i in zip(axes, reversed(place), strict=True))
+        rows.append(row)
+    return rows
 
 
 def _origin(surface: Surface) -> tuple[int, ...] | None:

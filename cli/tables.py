@@ -34,12 +34,12 @@ def _print_table(columns: Sequence[_Column], spectra: Sequence[PartSpectrum], co
             table.add_column(column.title, justify=column.justify, no_wrap=True)
         for spectrum in spectra:
             table.add_row(*(column.cell(spectrum) for column in shown))
-        if _width(table, console) <= console.width:
+        if wanted_width(table, console) <= console.width:
             break
     console.print(table, crop=False, soft_wrap=False)
 
 
-def _width(table: Table, console: Console) -> int:
+def wanted_width(table: Table, console: Console) -> int:
     """Columns that the table would like to have."""
     return Measurement.get(console, console.options.update(max_width=10_000), table).maximum
 
@@ -230,7 +230,7 @@ def print_layer_table(spectra: Sequence[PartSpectrum], console: Console) -> None
     while waiting:
         for count in range(len(waiting), 0, -1):
             table = _layer_table(layers, {name: known[name] for name in waiting[:count]})
-            if count == 1 or _width(table, console) <= console.width:
+            if count == 1 or wanted_width(table, console) <= console.width:
                 break
         console.print(table, crop=False, soft_wrap=False)
         waiting = waiting[count:]

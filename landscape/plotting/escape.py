@@ -26,6 +26,7 @@ Array = NDArray[np.float64]
 _NEAREST = 3  # steps on each side of θ that tell the sign of gᵀv
 _ALIKE = 5.0  # ratio of the ranges of two panels up to which they share an axis
 _LEAST_SPAN = 0.03  # of the loss: the vertical axis shows at least so much up and down
+_MARGIN = 1.05  # half of the axis of steps over the way to the longest
 _NARROW = 1.6  # inches below which a panel's title has no room in the middle
 _BROAD = 4.5  # inches from which a figure has more than two panels beside each other
 _MODEL, _CONVEX, _THRESHOLD = "0.1", "0.45", "0.55"
@@ -224,10 +225,11 @@ def _numbers(arrays: Arrays, number: int) -> list[str]:
 
 def _set_step_axis(axes: Axes, shortest: float, longest: float, panel_width: float) -> None:
     axes.set_xscale("asinh", linear_width=shortest)
-    axes.set_xlim(-1.05 * longest, 1.05 * longest)
+    edge = shortest * math.sinh(_MARGIN * math.asinh(longest / shortest))  # of the axis as it is seen
+    axes.set_xlim(-edge, edge)
     decades = [10.0**k for k in range(math.ceil(math.log10(shortest)), math.floor(math.log10(longest)) + 1)]
     size = matplotlib.rcParams["xtick.labelsize"]
-    inch = panel_width / 2 / math.asinh(longest / shortest)
+    inch = panel_width / 2 / (_MARGIN * math.asinh(longest / shortest))
     # As many labels as stand apart, the largest step first.
     labelled: list[float] = []
     free = math.inf

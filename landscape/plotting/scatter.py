@@ -217,7 +217,7 @@ def _scatter(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(linewidth=0.3, color="0.88")
     axes.set_axisbelow(True)
-    if not of_classes and np.isfinite(arrays["spearman"][0]):
+    if len(arrays["spearman"]) == 1 and np.isfinite(arrays["spearman"][0]):
         corner = _emptiest(axes, arrays)
         axes.text(
             *corner, _rank(arrays["spearman"][0], arrays["spearman_n"][0]), transform=axes.transAxes,
@@ -281,7 +281,7 @@ def _entries(
         color = "0.7" if colored else method_color(m)
         marker = METHOD_LINES[m % len(METHOD_LINES)]["marker"]
         rank = ""
-        if of_classes and np.isfinite(arrays["spearman"][m]):
+        if len(arrays["spearman"]) > 1 and np.isfinite(arrays["spearman"][m]):
             rank = f": {_rank(arrays['spearman'][m], arrays['spearman_n'][m])}"
         if method or rank:
             name = literal(shorten(method, size, 0.4 * width)) + (rank if method else rank.lstrip(": "))

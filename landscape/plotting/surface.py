@@ -49,10 +49,12 @@ _BANDS = 3  # shades between two contour lines
 _FAR = 0.1  # of the way from θ to the farthest mark: how far off the plane a mark may be and still be drawn filled
 _MAX_VECTOR_CELLS = 4000  # cells of all reliefs together that a PDF of a few hundred kilobytes holds
 _HIGHEST = 3.2  # inches of a panel that has the width of the page for itself
+_PAGE = 8.3  # inches that all rows of panels take at most, so that words and a caption have room on a page
 _ROOM_FOR_NAMES = 1.0  # inches of a panel from which names stand in it
 _SMALL_RELIEF = 2.0  # inches below which a relief has smaller letters
 _MARGIN = 0.07  # of a panel along its frame, where no number stands in a contour line
 _LEAST_RELIEF = 1.05  # inches from which a relief can be read
+_NOTHING = "no loss of these parts is finite: nothing to draw; compute it in a narrower --range"
 _FLOOR = 0.35  # of the range of a relief, from its lowest point down to the contours
 _COLORS = cm.batlow
 
@@ -98,11 +100,13 @@ def surface_lines(surfaces: Surfaces, parts: Sequence[str] | None = None) -> Dra
         if surface.marks is not None:
             arrays[f"{number}/marks"] = surface.marks[:, 0]
     losses = np.concatenate([arrays[f"{number}/losses"].ravel() for number in range(len(methods))])
+    if not np.isfinite(losses).any():
+        raise LandscapeError(_NOTHING)
     directions = {_direction(surface, 0) for surface in methods.values()}
-    unit = _unit([surface.norms[0] for surface in methods.values()])
+    direction = directions.pop() if len(directions) == 1 else "own direction of each method"
     settings = {
         "scale": "log" if _spread(losses) > _LOGARITHMIC else "linear",
-        "axis": f"{directions.pop() if len(directions) == 1 else 'own direction of each method'}, {unit}",
+        "axis": _named(direction, _unit([surface.norms[0] for surface in methods.values()])),
         "mark_labels": [list(surface.mark_labels or ()) for surface in methods.values()],
     }
     return Drawing("surface-line", arrays, settings)
@@ -137,7 +141,7 @@ def _lines(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    _mark_line(panels, arrays, settings["mark_labels"], size)
+    _mark_line(panels, arrays, settings["mark_labels"], size, (width / 2 if broad else width) - 0.6)
     figure.supxlabel(_fitted(settings["axis"], matplotlib.rcParams["figure.labelsize"], width - 0.3))
     figure.align_ylabels(panels)
     infinite = any(np.isposinf(arrays[f"{number}/losses"]).any() for number in numbers)
@@ -177,8 +181,14 @@ def _set_log_axis(axes: Axes, losses: Array) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _mark_line(panels: Sequence[Axes], arrays: Arrays, names: Sequence[Sequence[str]], size: float) -> None:
-    """Dotted lines at θ and at the marks; a name where it is the same for all methods."""
+def _mark_line(
+    panels: Sequence[Axes], arrays: Arrays, names: Sequence[Sequence[str]], size: float, inches: float
+) -> None:
+    """Dotted lines at θ and at the marks; a name where it is the same for all methods, cut where it meets others.
+
+    Args:
+        inches: of a panel from side to side.
+    """
     found: dict[float, set[str]] = {}
     for number, words in enumerate(names):
         for place, word in zip(arrays.get(f"{number}/marks", np.empty(0)).tolist(), words, strict=True):
@@ -186,16 +196,18 @@ def _mark_line(panels: Sequence[Axes], arrays: Arrays, names: Sequence[Sequence[
     found.setdefault(0.0, {"θ"})
     low, high = panels[0].get_xlim()
     places = sorted(place for place in found if low <= place <= high)
-    named = set(places if len(places) <= 4 else (places[0], places[-1], 0.0))
+    named = sorted(set(places if len(places) <= 4 else (places[0], places[-1], 0.0)) & set(places))
+    gaps = [inches, *(np.diff(named) / (high - low) * inches), inches]
+    room = {place: min(pair) - 0.06 for place, pair in zip(named, itertools.pairwise(gaps), strict=False)}
     for place in places:
         for axes in panels:
             axes.axvline(place, color="0.5", linewidth=0.6, linestyle=(0, (1, 2)), zorder=0)
         if place in named and len(found[place]) == 1:
-            for axes in panels[:1]:
-                axes.annotate(
-                    literal(next(iter(found[place]))), (place, 1), (0, 2), xycoords=axes.get_xaxis_transform(),
-                    textcoords="offset points", ha="center", va="bottom", fontsize=size - 1, color="0.35",
-                )  # fmt: skip
+            name = shorten(next(iter(found[place])), size - 1, room[place])
+            panels[0].annotate(
+                literal(name), (place, 1), (0, 2), xycoords=panels[0].get_xaxis_transform(),
+                textcoords="offset points", ha="center", va="bottom", fontsize=size - 1, color="0.35",
+            )  # fmt: skip
 
 
 def _line_entries(
@@ -336,7 +348,7 @@ def loss_levels(losses: Array, levels: int | Sequence[float] = NUM_LEVELS) -> tu
     """
     known = losses[np.isfinite(losses)]
     if not known.size:
-        raise LandscapeError("no loss of these parts is finite: nothing to draw; compute it in a narrower --range")
+        raise LandscapeError(_NOTHING)
     positive = known[known > 0]
     low, high = float(known.min()), float(known.max())
     scale = "linear"
@@ -375,7 +387,9 @@ def _contours(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     tallest = max(_aspect(arrays, number) for number in range(len(arrays["methods"])))
     # A panel much flatter or taller than a square has room for the other axis only if that is stretched.
     equal = settings["equal"] and 0.4 <= tallest <= 2.0
-    height = min(panel_width * (tallest if equal else 0.9), _HIGHEST)
+    height = min(panel_width * (tallest if equal else 0.9), _HIGHEST, _page_share(grid))
+    if equal:  # a panel that must not be higher is no wider either
+        panel_width = height / tallest
     entries = _plane_entries(arrays, settings)
     words = _plane_words(settings, width - 0.9, grid.rows * height)
     below = (grid.rows if own_axes else 1) * 0.32 + 0.14 * words.below.count("\n")
@@ -427,7 +441,8 @@ def _reliefs(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     grid = _Grid.of(arrays, min(max(int((width - 0.6) / _LEAST_RELIEF), 1), 4), side="left")
     shades = _Shades.of(arrays, settings)
     panel_width = (width - 0.6) / grid.columns
-    height = min(0.82 * panel_width, _HIGHEST)
+    height = min(0.82 * panel_width, _HIGHEST, max(_page_share(grid), 0.82 * _LEAST_RELIEF))
+    panel_width = height / 0.82
     words = _plane_words(settings, width, 0.0)
     figure = new_figure(
         grid.rows * (height + 0.04) + 0.14 * grid.num_titled + 0.25 + 0.14 * words.below.count("\n"),
@@ -522,6 +537,11 @@ class _Grid:
         )
 
 
+def _page_share(grid: _Grid) -> float:
+    """Inches that a row of panels may take, its name with it, so that all of them stand on one page."""
+    return (_PAGE - 0.2 * grid.num_titled) / grid.rows - 0.06
+
+
 @dataclass(frozen=True)
 class _Words:
     """What stands beside all panels of a plane."""
@@ -535,7 +555,7 @@ def _plane_words(settings: Mapping[str, Any], width: float, height: float) -> _W
     size = matplotlib.rcParams["figure.labelsize"]
     if None in settings["shared_axes"]:
         return _Words(settings["unit"], "")
-    names = [f"{name}, {unit}" for name, unit in zip(settings["shared_axes"], settings["units"], strict=True)]
+    names = [_named(name, unit) for name, unit in zip(settings["shared_axes"], settings["units"], strict=True)]
     upright = _fitted(names[1], size, height)
     if max(text_width(line, size) for line in upright.split("\n")) < height:
         return _Words(_fitted(names[0], size, width), upright)
@@ -865,13 +885,20 @@ def _direction(surface: Surface, axis: int) -> str:
     name = literal(surface.axis_labels[axis])
     if surface.explained_variance is None:
         return name
-    return f"{name} ({100 * surface.explained_variance[axis]:.2g} %)"
+    percent = 100 * surface.explained_variance[axis]
+    return f"{name} ({percent:{'.0f' if percent >= 99.5 else '.2g'}} %)"
 
 
 def _unit(norms: Sequence[float]) -> str:
-    """What 1 on an axis is: a direction of this norm."""
+    """What 1 on an axis is: a direction of this norm; of an imported surface nobody knows."""
+    if not np.isfinite(norms).all():
+        return ""
     ends = sorted({f"{float(norm):.3g}" for norm in norms}, key=float)
     return f"‖d‖ = {ends[0]}" if len(ends) == 1 else f"‖d‖ = {ends[0]} to {ends[-1]}"
+
+
+def _named(direction: str, unit: str) -> str:
+    return f"{direction}, {unit}" if unit else direction
 
 
 def _is_isometric(surface: Surface) -> bool:

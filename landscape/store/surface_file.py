@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 
 from landscape.atomic import atomic_replacement
 from landscape.errors import LandscapeError
-from landscape.store.hdf5 import MetaValue, check_replaceable, open_hdf5, open_results, read_meta, short, write_meta
+from landscape.store.hdf5 import (
+    SUFFIXES,
+    MetaValue,
+    check_replaceable,
+    open_hdf5,
+    open_results,
+    read_meta,
+    short,
+    write_meta,
+)
 from landscape.surface.results import Surface
 
 SURFACE_SCHEMA = "landscape-surface"
@@ -226,9 +235,11 @@ def check_goldstein_output(path: str | os.PathLike[str]) -> None:
     """An export replaces nothing but an export.
 
     Raises:
-        LandscapeError: something else is there.
+        LandscapeError: another suffix, or something else is there.
     """
     path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise LandscapeError(f"--export '{path}': an export goes into a file that ends in {' or '.join(SUFFIXES)}")
     if not path.exists():
         return
     if is_goldstein(path):

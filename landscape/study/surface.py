@@ -21,6 +21,7 @@ from landscape.data import ImageSet
 from landscape.errors import LandscapeError, did_you_mean
 from landscape.lock import writing
 from landscape.store import MetaValue, SpectrumFile
+from landscape.store.hdf5 import short
 from landscape.store.surface_file import SurfaceFile, check_surface_output
 from landscape.study.plan import StudyPlan, build_problem, plan_parts
 from landscape.study.subject import Subject, open_subject, open_sweep
@@ -392,7 +393,8 @@ class _Walker:
         wanted, study = self.plan.of, self.plan.study
         everything = replace(study, whole=True, per_group=wanted != "all", per_class=wanted != "all", classes=None)
         parts = plan_parts(everything, self.images.labels, self.subject)
-        by_name = {part.path: part for part in parts} | {part.label: part for part in parts}
+        # The whole and the groups come first: a class may be called like one of them, and is then found by its path.
+        by_name = {name: part for part in reversed(parts) for name in (part.label, part.path)}
         found = by_name.get(wanted) or by_name.get(f"class/{wanted}")
         if found is None:
             known = [part.label for part in parts]
@@ -407,8 +409,12 @@ class _Walker:
         measure = f"landscape spectrum {self.subject.path} … --vectors"
         if file.is_sweep:
             raise LandscapeError(f"'{file.path}' is a sweep over checkpoints: give the file of one, from `{measure}`")
-        ours = {**self.meta, "checkpoint_sha256": self.subject.sha256}
-        file.check_resumable(ours, ("checkpoint_sha256", "dataset_fingerprint", "split", "loss", "logit_scale"))
+        for key in ("checkpoint_sha256", "dataset_fingerprint", "split", "loss", "logit_scale"):
+            if file.meta.get(key) != self.meta[key]:
+                raise LandscapeError(
+                    f"the eigenvectors in '{file.path}' are of {key} = {short(file.meta.get(key))}, this surface is of "
+                    f"{short(self.meta[key])}: give the file of this checkpoint, from `{measure}`"
+                )
         pairs = file.read_part(part.path).pairs
         if pairs.vectors is None:
             raise LandscapeError(f"'{file.path}' kept no eigenvectors of {part.label}: measure again with `{measure}`")
@@ -423,7 +429,8 @@ class _Walker:
     def _searched_pairs(self, part: Part) -> tuple[Eigenpairs, bool]:
         settings = self.plan.study.settings
         problem = build_problem(self.subject, self.plan.study, self.images, self.device).restrict(part)
-        self.progress.search(f"{part.label}, {problem.num_samples:,} images", settings.search_matvecs)
+        count = problem.num_samples
+        self.progress.search(f"{part.label}, {count:,} image{'s' * (count != 1)}", settings.search_matvecs)
         pairs = extreme_eigenpairs(
             HessianOperator(problem),
             settings.num_pairs,

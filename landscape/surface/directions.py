@@ -267,6 +267,11 @@ def checkpoint_slice(
         LandscapeError: models of two architectures, equal ones, or three on one line.
     """
     paths = [displacement(model, other) for other in others]
+    for path, label in zip(paths, labels[1:], strict=True):
+        if not math.isfinite(norm(path)):
+            raise LandscapeError(
+                f"no line leads from {labels[0]} to {label}: one of them has weights that are not finite"
+            )
     distance = norm(paths[0])
     if not distance > 0:
         raise LandscapeError(f"{labels[0]} and {labels[1]} have the same parameters: no line leads through them")

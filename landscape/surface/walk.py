@@ -44,7 +44,7 @@ def axis(low: float, high: float, points: int) -> Array:
     values = np.linspace(low, high, points)
     for exact in (0.0, 1.0):
         # θ and the checkpoints are points of the grid, not their neighbours by a rounding error.
-        values[np.abs(values - exact) < 1e-9 * (high - low)] = exact
+        values[np.abs(values - exact) < 1e-9 * min(high - low, 1.0)] = exact
     return values
 
 
@@ -63,7 +63,7 @@ def unwalked(
     x, y = axes[0], axes[1] if len(axes) > 1 else None
     shape = tuple(len(values) for values in reversed(axes))
     dims = len(axes)
-    known = [through.curvatures.get(part, (math.nan,) * dims) for part in parts]
+    known = np.array([through.curvatures.get(part, (math.nan,) * dims) for part in parts])
     return Surface(
         kind=through.kind,
         x=x,
@@ -77,7 +77,7 @@ def unwalked(
         norms=through.norms,
         cosine=through.cosine,
         axis_labels=through.axis_labels,
-        curvatures=np.array(known) if through.curvatures else None,
+        curvatures=None if np.isnan(known).all() else known,
         marks=through.marks,
         mark_labels=through.mark_labels,
         mark_distances=through.mark_distances,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from support.command import Call
 from support.point_losses import PlainPointLosses
-from support.runs import tiny_recipe
+from support.runs import tiny_recipe, write_image_folder
 
 from landscape.errors import LandscapeError
 from landscape.store import SpectrumFile
@@ -78,6 +80,58 @@ def test_classes_and_the_whole_from_one_call(call: Call, run: Path, tmp_path: Pa
     assert len(SurfaceFile.open(path).runs) == 1
 
 
+@pytest.mark.parametrize(("words", "kind"), [((), "surface"), (("--dims", 1), "surface-line")])
+def test_the_next_command_draws_the_file(
+    call: Call, run: Path, tmp_path: Path, words: tuple[object, ...], kind: str
+) -> None:
+    path = tmp_path / "x.h5"
+    told = call("surface", run, "--points", 3, *words, "-o", path).out
+    following = re.search("next: landscape (.*)", told)
+    assert following is not None
+    assert f"--kind {kind} " in following[1]
+    assert call(*following[1].split()).code == 0
+    assert (tmp_path / "x.pdf").exists()
+
+
+def test_an_export_into_the_file_itself_is_refused_before_the_walk(call: Call, run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    outcome = call("surface", run, "--points", 3, "-o", path, "--export", path)
+    assert (outcome.code, "--export and -o are both" in outcome.err) == (1, True)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_narrow_terminal_cuts_no_number_short(
+    call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    path = tmp_path / "x.h5"
+    run_surface([run], SurfacePlan(points=(3,), per_class=True), path)
+    monkeypatch.setattr("landscape_cli.surface.console", Console(width=width, highlight=False))
+    told = call("surface", run, "--per-class", "--points", 3, "-o", path).out
+    rows = [line for line in told.splitlines() if line.startswith("│")]
+    surface = SurfaceFile.open(path).surface
+    assert len(rows) == 10
+    for row, losses in zip(rows, surface.losses, strict=True):
+        assert "…" not in row
+        assert len(row) <= width
+        words = row.replace("│", " ").split()
+        assert {f"{losses[1, 1]:.4g}", f"{losses.min():.4g}"} <= set(words)
+        assert (f"{losses.max():.4g}" in words) == (width > 40)
+
+
+def test_the_tail_is_the_group_where_a_class_has_its_name(call: Call, run: Path, tmp_path: Path) -> None:
+    folder = write_image_folder(tmp_path / "images", {"a": 9, "b": 4, "c": 3, "tail": 2, "z": 1})
+    recipe = tiny_recipe(
+        data={"source": f"folder:{folder}", "imbalance": "none", "image_size": 8}, schedule={"epochs": 1}
+    )
+    train(recipe, tmp_path / "run")
+    for of, images in (("tail", "tail, 1 image:"), ("class/3", "tail, 2 images:"), ("b", "b, 4 images:")):
+        words = ("--along", "eigen", "--of", of, "--dims", 1, "--points", 2, "--overwrite")
+        assert f"eigenvectors of {images}" in call("surface", tmp_path / "run", *words, "-o", tmp_path / "x.h5").out
+    words = ("--along", "checkpoints", "--dims", 1, "-o", tmp_path / "y.h5")
+    assert "was trained on other classes than" in call("surface", tmp_path / "run", run, *words).err
+
+
 @pytest.mark.parametrize(("points", "words_of_stop"), [(0, "the eigenvectors are kept"), (9, "9 points kept")])
 def test_stopped_and_gone_on_with_is_as_if_never_stopped(
     call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, points: int, words_of_stop: str
@@ -86,7 +140,10 @@ def test_stopped_and_gone_on_with_is_as_if_never_stopped(
     made: list[PlainPointLosses] = []
 
     class Stopping(PlainPointLosses):
-        stop_after = points
+        stop_after, fastest = points, 7
+
+        def __init__(self, *args: Any, chunk: int | None = None, **rest: Any) -> None:
+            super().__init__(*args, chunk=chunk or self.fastest, **rest)
 
         def __call__(self, coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             made.append(self)
@@ -100,6 +157,7 @@ def test_stopped_and_gone_on_with_is_as_if_never_stopped(
     assert stopped.code == 1
     assert f"{words_of_stop}, the same command" in stopped.err
     monkeypatch.setattr(Stopping, "stop_after", 10**9)
+    monkeypatch.setattr(Stopping, "fastest", 9)
     searched: list[object] = []
     monkeypatch.setattr(study, "extreme_eigenpairs", lambda *args, **rest: searched.append(args))
     assert call("surface", run, *words, "-o", path).code == 0
@@ -111,10 +169,10 @@ def test_stopped_and_gone_on_with_is_as_if_never_stopped(
     resumed, whole = SurfaceFile.open(path), SurfaceFile.open(tmp_path / "whole.h5")
     np.testing.assert_array_equal(resumed.surface.losses, whole.surface.losses)
     np.testing.assert_array_equal(resumed.surface.curvatures, whole.surface.curvatures)
-    assert [run["chunk_size"] for run in resumed.runs] == [whole.runs[0]["chunk_size"]] * 2
+    assert [run["chunk_size"] for run in resumed.runs] == [7, 7]  # the digits depend on it
 
 
-def test_eigenvectors_of_a_spectrum_file_are_taken(call: Call, run: Path, tmp_path: Path) -> None:
+def test_eigenvectors_of_a_spectrum_file_are_taken(call: Call, run: Path, other: Path, tmp_path: Path) -> None:
     spectra, path = tmp_path / "s.h5", tmp_path / "x.h5"
     words = ("--pairs", 1, "--tol", 0.05, "--max-matvecs", 40, "--probes", 2, "--max-probes", 2, "--steps", 6)
     along = ("--along", "eigen", "--of", "tail", "--spectrum", spectra, "--points", 3)
@@ -138,8 +196,11 @@ def test_eigenvectors_of_a_spectrum_file_are_taken(call: Call, run: Path, tmp_pa
     assert pairs.vectors is not None
     for vector, known, size in zip(vectors, (pairs.vectors[:, -1], pairs.vectors[:, 0]), surface.norms, strict=True):
         np.testing.assert_allclose(vector / size, known, atol=1e-6)
+    of_another = call("surface", other, *along, "-o", tmp_path / "other.h5")
+    assert "are of checkpoint_sha256 = " in of_another.err
+    assert "--overwrite" not in of_another.err
     # Vectors of other images are taken, but what λ was there is not said of these.
-    few = call("surface", run, *along, "--max-samples", 5, "-o", tmp_path / "few.h5")
+    few = call("surface", run, *along, "--per-group", "--max-samples", 5, "-o", tmp_path / "few.h5")
     assert "other images than here" in few.out
     assert SurfaceFile.open(tmp_path / "few.h5").surface.curvatures is None
 
@@ -160,6 +221,23 @@ def test_between_checkpoints_each_has_its_own_loss(run: Path, other: Path, tmp_p
     for place, folder in ((0.0, run), (1.0, other)):
         found = surface.losses[0, np.flatnonzero(surface.x == place)[0]]
         assert found == pytest.approx(own_losses(folder)[0][-1], rel=1e-5)
+
+
+@pytest.mark.parametrize("along", ["checkpoints", "trajectory"])
+def test_statistics_that_move_along_are_those_of_each_checkpoint(tmp_path: Path, along: str) -> None:
+    folder = tmp_path / "run"
+    recipe = tiny_recipe(
+        model={"name": "convnet"}, data={"imbalance": "exp:100"}, run={"save_every": 1}, schedule={"epochs": 2}
+    )
+    train(recipe, folder)
+    first = folder / "epoch-0001.safetensors"
+    files = [folder] if along == "trajectory" else [folder, first]
+    plan = SurfacePlan(along=along, dims=1, points=(2,), interpolate_buffers=True)  # type: ignore[arg-type]
+    marks = run_surface(files, plan, tmp_path / "x.h5").surface.marks
+    assert marks is not None
+    plan = replace(plan, ranges=((0.0, float(marks.max())), None))
+    found = run_surface(files, plan, tmp_path / "y.h5").surface.losses[0]
+    np.testing.assert_allclose(found, [own_losses(each)[0][-1] for each in (folder, first)], rtol=1e-5)
 
 
 def test_a_trajectory_comes_from_the_folder_of_its_run(call: Call, run: Path, tmp_path: Path) -> None:
@@ -190,6 +268,7 @@ def test_a_trajectory_comes_from_the_folder_of_its_run(call: Call, run: Path, tm
         (("--along", "eigen", "--end", "max"), "--dims 1"),
         (("--along", "eigen", "--of", "tale"), "no such part; did you mean 'tail'?"),
         (("--per-class", "--export", "g.h5"), "add --whole"),
+        (("--export", "g.pdf"), "--export 'g.pdf': an export goes into a file that ends in .h5 or .hdf5"),
         (("--range", "1:-1"), "smaller end first"),
         (("--points", "5x5x5"), "write 51, or 51x31"),
         (("--points", "5x5", "--dims", "1"), "a line has one"),

@@ -60,6 +60,12 @@ def test_the_sign_of_the_slope_is_the_one_of_the_measured_losses(slope: float) -
     assert slope_along(mirrored) == pytest.approx(-slope)
 
 
+def test_without_a_gradient_there_is_no_slope() -> None:
+    spectrum = escaping()
+    still = dataclasses.replace(spectrum.saddle, gradient_norm=0.0, gradient_alignment=math.nan)
+    assert slope_along(dataclasses.replace(spectrum, saddle=still)) == 0.0
+
+
 def test_the_sign_is_told_next_to_theta_and_not_far_away() -> None:
     assert slope_along(escaping(slope=0.02, cubic=-0.6)) == pytest.approx(0.02)
 
@@ -109,6 +115,16 @@ def test_infinite_losses_are_arrows_and_nan_is_nothing() -> None:
     (axes,) = escape_lines([with_certificates(escaping(), descent=Descent(STEPS, losses))]).figure.axes
     assert STEPS[0] in points(axes, "^")[:, 0]
     assert STEPS[-1] not in np.concatenate([points(axes), points(axes, "^")])[:, 0]
+
+
+@pytest.mark.parametrize("look", [Look("single"), Look("double", "neurips")])
+def test_the_outermost_markers_are_not_cut(look: Look) -> None:
+    losses = escaping().saddle.certificates.descent.losses.copy()  # type: ignore[union-attr]
+    losses[[0, -1]] = math.inf
+    (axes,) = escape_lines([with_certificates(escaping(), descent=Descent(STEPS, losses))]).looking(look).figure.axes
+    places = axes.transAxes.inverted().transform(axes.transData.transform(points(axes, "^")))[:, 0]
+    half = 2.0 / 72 / (axes.bbox.width / axes.figure.dpi)  # of a marker, as a share of the panel
+    assert half < places.min() < places.max() < 1 - half
 
 
 def test_panels_share_an_axis_only_where_both_can_be_read() -> None:

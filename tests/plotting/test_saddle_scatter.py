@@ -127,6 +127,14 @@ def test_classes_are_points_of_their_colour_and_size(classes: list[PartSpectrum]
     assert words[2:] == [*(s.label for s in classes), "50 samples", "5000 samples"]
 
 
+def test_of_one_method_the_correlation_over_classes_stands_in_the_panel(classes: list[PartSpectrum]) -> None:
+    drawing = saddle_scatter({"CE": classes}, by="class")
+    (text,) = drawing.figure.axes[0].texts
+    assert text.get_text().startswith("Spearman ρ = ")
+    assert text.get_text().endswith(", n = 6")
+    assert drawing.figure.legends[0].get_texts()[0].get_text() == "CE"
+
+
 def test_an_interval_without_end_reaches_the_edge(methods: dict[str, list[PartSpectrum]]) -> None:
     part = methods["SGD"][0]
     open_ended = dataclasses.replace(part.saddle, negative_mass=Interval(10.0, 5.0, math.inf))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.contour import QuadContourSet
 from matplotlib.patches import Rectangle
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
@@ -88,6 +89,19 @@ def test_checkpoints_on_a_line_are_named_where_they_lie() -> None:
     axes = surface_lines(between).figure.axes[0]
     assert {text.get_text(): text.xy[0] for text in axes.texts} == {"sgd": 0.0, "sam": 1.0}  # type: ignore[attr-defined]
     assert [text.get_text() for text in surface_lines(line()).figure.axes[0].texts] == ["θ"]
+    beyond = dataclasses.replace(line(), x=np.linspace(0.5, 1, 21))
+    assert not surface_lines(beyond).figure.axes[0].texts
+
+
+@pytest.mark.parametrize("look", [Look("single"), Look("single", "neurips"), Look()])
+def test_long_names_of_checkpoints_stand_apart(look: Look) -> None:
+    between = dataclasses.replace(
+        line(), kind="checkpoints", x=np.linspace(-0.5, 1.5, 21), marks=np.array([[0.0], [1.0]]),
+        mark_labels=("cifar10-lt-ce-drw-resnet20-seed0", "cifar10-lt-ce-drw-sam-resnet20-seed0"),
+    )  # fmt: skip
+    figure = surface_lines(between).looking(look).figure
+    first, second = (text.get_window_extent() for text in figure.axes[0].texts)
+    assert 0 < first.x0 < first.x1 < second.x0 < second.x1 < figure.bbox.x1
 
 
 # ---------------------------------------------------------------------- contours
@@ -129,6 +143,23 @@ def test_losses_that_are_not_finite_are_hatched_and_none_is_filled() -> None:
     assert not any(axes.patches for axes in shown(surface_contours(plane(), ["group/tail"])))
 
 
+def test_cells_with_a_corner_that_is_not_computed_are_grey() -> None:
+    done = np.ones((7, 9), dtype=bool)
+    done[2, 4] = False
+    losses = np.where(done, plane().losses, np.nan)
+    (axes,) = shown(surface_contours(dataclasses.replace(plane(), losses=losses, done=done), ["all"]))
+    (mesh,) = (item for item in axes.collections if isinstance(item, QuadMesh))
+    grey = ~np.ma.getmaskarray(np.ma.asarray(mesh.get_array()))
+    assert np.argwhere(grey).tolist() == [[1, 3], [1, 4], [2, 3], [2, 4]]
+    assert not [patch for patch in axes.patches if isinstance(patch, Rectangle)], "nothing is hatched"
+
+
+def test_theta_is_marked_in_every_panel() -> None:
+    for axes in shown(surface_contours(methods(plane), TAILS)):
+        (theta,) = (line for line in axes.lines if line.get_marker() == "P")
+        np.testing.assert_array_equal(theta.get_xydata(), [[0, 0]])
+
+
 def test_a_trajectory_ends_at_theta_and_says_what_its_plane_explains() -> None:
     drawing = surface_contours({"SGD": trajectory(), "SAM": trajectory(0.1)}, ["group/tail"])
     axes = shown(drawing)[0]
@@ -153,6 +184,11 @@ def test_far_is_judged_by_distances_in_parameter_space() -> None:
     longer = dataclasses.replace(trajectory(), norms=np.array([10.0, 10.0]))
     assert surface_contours(trajectory()).arrays["0/far"].tolist() == [False, True, False, False, False]
     assert not surface_contours(longer).arrays["0/far"].any()
+    # Of directions that are no right angle: (1, 1) is at √(1 + 1 + 2 · 0.99), and 0.19 less than a tenth of that.
+    marked = {"marks": np.ones((1, 2)), "mark_labels": ("A",), "mark_distances": np.array([0.19])}
+    for cosine, is_far in ((0.0, True), (0.99, False)):
+        oblique = dataclasses.replace(trajectory(), **marked, cosine=cosine)
+        assert surface_contours(oblique).arrays["0/far"].tolist() == [is_far]
 
 
 def test_planes_of_their_own_have_their_own_axes() -> None:
@@ -172,6 +208,27 @@ def test_axes_of_one_unit_have_one_scale() -> None:
 def test_a_narrow_page_turns_the_grid() -> None:
     drawing = surface_contours(methods(plane), TAILS).looking(Look("single"))
     assert [axes.get_title() for axes in shown(drawing)] == ["head", "tail", "", "", "", ""]
+
+
+def test_a_direction_whose_norm_nobody_knows_has_no_unit() -> None:
+    imported = dataclasses.replace(plane(), norms=np.full(2, np.nan), axis_labels=("direction 1", "direction 2"))
+    drawing = surface_contours(imported)
+    assert (drawing.figure.get_supxlabel(), drawing.figure.get_supylabel()) == ("direction 1", "direction 2")
+    other = surface_contours({"a": imported, "b": dataclasses.replace(imported, x=2 * imported.x)})
+    assert other.figure.get_supxlabel() == ""
+    one = dataclasses.replace(line(), norms=np.full(1, np.nan), axis_labels=("direction 1",))
+    assert surface_lines(one).settings["axis"] == "direction 1"
+
+
+def test_all_of_the_variance_is_a_hundred_per_cent() -> None:
+    whole = dataclasses.replace(trajectory(), explained_variance=np.array([0.99999, 1e-5]))
+    assert surface_contours(whole).settings["shared_axes"] == ["PC 1 (100 %)", "PC 2 (0.001 %)"]
+
+
+@pytest.mark.parametrize("draw", [surface_contours, surface_relief])
+def test_thirty_panels_are_one_page(draw: Callable[..., Drawing]) -> None:
+    figure = draw({str(number): plane() for number in range(3)}, [*PARTS[:4], *PARTS[:4], *PARTS[:2]]).figure
+    assert figure.get_figheight() < 9.6
 
 
 @pytest.mark.parametrize(
@@ -310,6 +367,10 @@ def test_parts_are_the_groups_where_there_are_any() -> None:
         (lambda: surface_contours(plane(), levels=[0.0, 1.0]), "give finite numbers above 0"),
         (
             lambda: surface_contours(dataclasses.replace(plane(), losses=plane().losses * np.nan)),
+            "no loss of these parts is finite",
+        ),
+        (
+            lambda: surface_lines(dataclasses.replace(line(), losses=line().losses * np.nan)),
             "no loss of these parts is finite",
         ),
     ],

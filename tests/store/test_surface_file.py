@@ -95,7 +95,12 @@ def test_points_of_another_question_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(LandscapeError, match="class_names"):
         file.check_same_question({key: value for key, value in META.items() if key != "class_names"})
     file.check_same_grid(surface())
-    for change in ({"x": np.linspace(-1, 1, 4)}, {"x": np.linspace(-1, 2, 7)}, {"y": None}):
+    for change in (
+        {"x": surface().x * (1 + 1e-6)},
+        {"x": np.linspace(-1, 1, 4)},
+        {"x": np.linspace(-1, 2, 7)},
+        {"y": None},
+    ):
         with pytest.raises(LandscapeError, match=f"computed with {next(iter(change))} = "):
             file.check_same_grid(replace(surface(), **change))  # type: ignore[arg-type]
     with pytest.raises(LandscapeError, match="parts = all, class/1, this run has parts = all"):

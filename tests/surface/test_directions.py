@@ -222,5 +222,9 @@ def test_checkpoints_that_span_nothing_are_refused() -> None:
             own.copy_(3 * other - 2 * own)
     with pytest.raises(LandscapeError, match="one line"):
         checkpoint_slice(first, [second, between], ["A", "B", "C"])
+    with torch.no_grad():
+        between[0].weight[0] = math.nan  # type: ignore[index, union-attr, operator]
+    with pytest.raises(LandscapeError, match="from A to B: one of them has weights that are not finite"):
+        checkpoint_slice(first, [between], ["A", "B"])
     with pytest.raises(LandscapeError, match="no line leads"):
         checkpoint_slice(first, [nn.Linear(2, 2)], ["A", "B"])

@@ -129,6 +129,7 @@ def test_the_origin_and_both_checkpoints_are_points_of_their_axis() -> None:
     for count in (11, 21, 41, 51, 101):
         assert 0.0 in axis(-1, 1, count)
     assert {0.0, 1.0} <= set(axis(-0.5, 1.5, 41))
+    np.testing.assert_array_equal(axis(-1e30, 1e30, 3), [-1e30, 0.0, 1e30])
     for low, high, count in ((1, 1, 5), (1, -1, 5), (0, np.inf, 5), (0, 1, 1)):
         with pytest.raises(LandscapeError):
             axis(low, high, count)
@@ -161,3 +162,4 @@ def test_known_curvatures_stand_with_their_part() -> None:
     np.testing.assert_array_equal(surface.curvatures[2], [4, -2])
     assert np.isnan(np.delete(surface.curvatures, 2, axis=0)).all()
     assert empty(3, 3).curvatures is None
+    assert unwalked(found, [axis(-1, 1, 3)] * 2, ["class/2"], ["2"], [1]).curvatures is None
