@@ -199,7 +199,7 @@ def _bars(axes: Axes, table: Arrays, method: int, values: Array, error: Array | 
         )
     return axes.bar(
         centres,
-        values,
+        np.where(np.isfinite(values), values, np.nan),
         width * 0.94,
         color=PALETTE[method % len(PALETTE)],
         hatch=METHOD_HATCHES[method % len(METHOD_HATCHES)],

@@ -77,8 +77,8 @@ def class_layer_map(spectra: Sequence[PartSpectrum], quantity: str = "lambda_min
         cells = _traces_by_layer(spectra, {layer for _, layer in cells}) | cells
     if not any(math.isfinite(value) for value, _ in cells.values()):
         raise LandscapeError(
-            f"no layer of any class has a {quantity}: `landscape spectrum CHECKPOINT --per-class --per-layer` measures "
-            "one part a class and layer"
+            f"no layer of any class has a value of {quantity}: `landscape spectrum CHECKPOINT --per-class --per-layer` "
+            "measures one part a class and layer"
         )
     rows = [row for row in labels if any(row == other for other, _ in cells)]
     layers = _module_order(spectra, list(cells))
