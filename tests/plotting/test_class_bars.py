@@ -64,6 +64,8 @@ def test_bars_dashes_and_errors_are_the_numbers(classes: list[PartSpectrum]) -> 
     np.testing.assert_allclose(
         [segment[0, 1] for segment in dashes.lines[2][0].get_segments()], [s.lambda_max for s in saddles]
     )
+    widths = [np.ptp(segment[:, 0]) for segment in dashes.lines[2][0].get_segments()]
+    np.testing.assert_allclose(widths, [bar.get_width() for bar in lambda_min])
     np.testing.assert_allclose(heights(bars(mass)[0]), [s.negative_mass.value for s in saddles])
     np.testing.assert_allclose(
         error_ends(bars(mass)[0]), [[s.negative_mass.low, s.negative_mass.high] for s in saddles]
