@@ -181,9 +181,9 @@ def _columns(points: Iterable[Interval]) -> tuple[Array, Array, Array]:
 
 
 def training_curves(curves: Sequence[Curve], switches: Mapping[str, float] | None = None) -> Drawing:
-    """One panel a quantity over the epochs: a colour a part, a line and a marker a method.
+    """One panel a quantity over the epochs: a colour and a marker a part, a line style a method.
 
-    With a single part methods take the colours, with a single method parts the lines and markers. λ_min is shown on a
+    With a single part methods take all three, with a single method parts: all differ in grey too. λ_min is shown on a
     scale that is linear within the noise floor (but at least 1e-3 of the largest magnitude), its negative side shaded,
     and its markers are filled where it certifies a negative eigenvalue; ratios and shares are on a linear axis; what is
     positive on a logarithmic one. Error bars, or bands over more than 30 epochs, are those of the curves; what has no
@@ -275,15 +275,18 @@ def _training(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
 
 
 def _looks(settings: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Method and part → colour, line and marker; what there is one of leaves its own to the other."""
+    """Method and part → colour, line and marker; what there is one of leaves all three to the other."""
     parts, methods = settings["parts"], settings["methods"]
     by_part = dict(zip(parts, part_colors(parts), strict=True))
     looks = {}
     for place, method in enumerate(methods):
         for number, part in enumerate(parts):
-            line = METHOD_LINES[(place if len(methods) > 1 else number) % len(METHOD_LINES)]
-            color = method_color(place) if len(parts) == 1 and len(methods) > 1 else by_part[part]
-            looks[method, part] = {**line, "color": color}
+            line, marker = (place if len(methods) > 1 else number), (number if len(parts) > 1 else place)
+            looks[method, part] = {
+                "linestyle": METHOD_LINES[line % len(METHOD_LINES)]["linestyle"],
+                "marker": METHOD_LINES[marker % len(METHOD_LINES)]["marker"],
+                "color": method_color(place) if len(parts) == 1 and len(methods) > 1 else by_part[part],
+            }
     return looks
 
 
@@ -293,12 +296,10 @@ def _legend(
     parts, methods = settings["parts"], settings["methods"]
     handles, names = [], []
     if len(parts) > 1:
-        one = [looks[methods[0], part] for part in parts]
-        shown = [{"color": look["color"]} for look in one] if len(methods) > 1 else one
-        handles += [Line2D([], [], **{**_LINKED, **look}) for look in shown]
+        handles += [Line2D([], [], **{**_LINKED, **looks[methods[0], part]}) for part in parts]
         names += settings["labels"]
     if len(methods) > 1:
-        neutral = {} if len(parts) == 1 else {"color": "0.45"}
+        neutral = {} if len(parts) == 1 else {"color": "0.45", "marker": "none"}
         handles += [Line2D([], [], **{**looks[method, parts[0]], **neutral, **_LINKED}) for method in methods]
         names += methods
     if has_open:
