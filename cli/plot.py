@@ -93,10 +93,11 @@ def command(
         with console.status("drawing"):
             drawing = read_drawing(files[0]) if redrawn else draw(request, kind)
             look = replace(drawing.look, column=column or drawing.look.column, venue=venue or drawing.look.venue)
+            drawing = drawing.looking(look)
         typed = shlex.join(["landscape", *sys.argv[1:]])
         origin = {**read_origin(files[0]), "redrawn": typed} if redrawn else {"command": typed}
         for output in outputs:
-            figure, arrays = save_drawing(drawing.looking(look), output, origin=origin)
+            figure, arrays = save_drawing(drawing, output, origin=origin)
             console.print(f"{figure} (arrays: {arrays})", markup=False, soft_wrap=True)
     if not redrawn and epoch is None and "epoch" in KINDS[kind or default_kind(files)].options:
         for file in files:

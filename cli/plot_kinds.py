@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import tomllib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from landscape.plotting.curves import HISTORY_QUANTITIES, Curve, history_curves,
 from landscape.plotting.density import density_grid
 from landscape.plotting.drawing import Drawing
 from landscape.plotting.escape import escape_lines
-from landscape.plotting.features import draw_calibration
+from landscape.plotting.features import nearest_class_matrix, tsne_map
 from landscape.plotting.heat_map import class_layer_map
 from landscape.plotting.layers import Epochs, layer_densities, layer_distance, layer_training
 from landscape.plotting.overlay import density_overlay
@@ -28,7 +29,7 @@ from landscape.plotting.quantities import QUANTITIES
 from landscape.plotting.scatter import saddle_scatter
 from landscape.plotting.surface import surface_contours, surface_lines, surface_relief
 from landscape.store import SpectrumFile, schema_of, split_epoch
-from landscape.store.calibration_file import CALIBRATION_SCHEMA
+from landscape.store.calibration_file import CALIBRATION_SCHEMA, CalibrationFile
 from landscape.store.spectrum_file import SCHEMA as SPECTRUM_SCHEMA
 from landscape.store.surface_file import SURFACE_SCHEMA, SurfaceFile, is_goldstein, read_goldstein
 from landscape.surface.results import Surface
@@ -149,6 +150,10 @@ def _check_source(file: Path, kind: str) -> None:
             SPECTRUM_SCHEMA: "spectra", SURFACE_SCHEMA: "surface", CALIBRATION_SCHEMA: "calibration"
         }  # fmt: skip
         found = schemas.get(schema)
+        if found is None:
+            raise LandscapeError(
+                f"no kind draws '{file}', of schema '{schema}': `landscape info {file}` says what it is"
+            )
     if found is None or found == source or (source == "sweeps and runs" and found in ("spectra", "runs")):
         return
     also = "sweeps and runs" if found in ("spectra", "runs") else found
@@ -204,8 +209,18 @@ def _one(request: Request) -> list[PartSpectrum]:
 def _classes(request: Request) -> Drawing:
     methods = _methods(request)
     chosen = methods if len(methods) > 1 else next(iter(methods.values()))
-    options = {"quantities": request.quantities} if request.quantities else {}
-    return class_bars(chosen, groups=_groups(request, methods), **options)
+    sizes = {name: _class_sizes_of(file) for name, file in request.named.items()}
+    return class_bars(
+        chosen,
+        groups=_groups(request, methods),
+        quantities=request.quantities or None,
+        class_sizes=sizes if len(sizes) > 1 else next(iter(sizes.values())),
+    )
+
+
+def _class_sizes_of(file: Path) -> dict[str, int]:
+    counts = SpectrumFile.open(file).meta.get("class_counts", [])
+    return {f"class/{number}": int(count) for number, count in enumerate(counts)}
 
 
 def _scatter(request: Request) -> Drawing:
@@ -259,7 +274,7 @@ def _switches_of_sweep(file: SpectrumFile) -> dict[str, int]:
 def _training(request: Request) -> Drawing:
     """Curves of runs and of sweeps; a quantity that a file does not have is left to the others."""
     curves: list[Curve] = []
-    marks: dict[str, int] = {}
+    found: dict[str, dict[str, int]] = {}
     wanted = request.quantities
     known = {*QUANTITIES, *HISTORY_QUANTITIES}
     for name in wanted or []:
@@ -277,7 +292,7 @@ def _training(request: Request) -> Drawing:
                 parts = [part for part in parts if request.takes(part)]
             histories = {name: [run.history for run in runs]}
             curves += history_curves(histories, quantities, parts, class_names=names)
-            marks |= switches(runs[0].info.recipe)
+            found[name] = switches(runs[0].info.recipe)
             continue
         file = SpectrumFile.open(path)
         quantities = [q for q in wanted or ["lambda_min", "lambda_max", "curvature_ratio"] if q in QUANTITIES]
@@ -286,9 +301,21 @@ def _training(request: Request) -> Drawing:
             at, part = split_epoch(spectrum.part)
             if at is not None and (request.takes(part) if request.parts else "layer/" not in part):
                 sweep.setdefault(at, []).append(replace(spectrum, part=part))
-        curves += sweep_curves({name: sweep}, quantities, sorted({s.part for held in sweep.values() for s in held}))
-        marks |= _switches_of_sweep(file)
-    return training_curves(curves, marks)
+        curves += sweep_curves({name: sweep}, quantities, list({s.part: 0 for held in sweep.values() for s in held}))
+        found[name] = _switches_of_sweep(file)
+    return training_curves(curves, _marks(found))
+
+
+def _marks(found: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """What is switched on → when; with the method's name where methods switch at different epochs."""
+    marks: dict[str, int] = {}
+    for switch in dict.fromkeys(switch for of_it in found.values() for switch in of_it):
+        epochs = {method: of_it[switch] for method, of_it in found.items() if switch in of_it}
+        if len(set(epochs.values())) == 1:
+            marks[switch] = next(iter(epochs.values()))
+        else:
+            marks |= {f"{switch} of {method}": epoch for method, epoch in epochs.items()}
+    return marks
 
 
 # ---------------------------------------------------------------------- runs
@@ -303,12 +330,21 @@ def _runs(folder: Path) -> list[FinishedRun]:
 
 def _accuracy(request: Request) -> Drawing:
     methods = {name: _runs(folder) for name, folder in request.named.items()}
-    first = next(iter(methods.values()))[0]
+    every = [run for runs in methods.values() for run in runs]
+    first = every[0].info
+    for run in every:
+        if run.info.class_names != first.class_names:
+            raise LandscapeError(
+                f"the runs in '{every[0].folder}' and '{run.folder}' have other classes: draw each alone"
+            )
+        epochs = run.info.recipe["schedule"]["epochs"]
+        if len(run.history) < epochs:
+            warnings.warn(f"{run.folder} has finished {len(run.history)} of its {epochs} epochs", stacklevel=2)
     return accuracy_bars(
         {name: [run.accuracies for run in runs] for name, runs in methods.items()},
-        first.info.class_names,
-        first.groups,
-        first.info.class_counts,
+        first.class_names,
+        every[0].groups,
+        first.class_counts if all(run.info.class_counts == first.class_counts for run in every) else None,
     )
 
 
@@ -403,11 +439,11 @@ KINDS: dict[str, Kind] = {
     ),
     "tsne": Kind(
         "calibration", "real and generated features in one t-SNE, computed once and kept in the file",
-        lambda request: draw_calibration(request.files[0], "tsne"),
+        lambda request: tsne_map(CalibrationFile.open(request.files[0])),
     ),
     "nearest-class": Kind(
         "calibration", "class of the training feature nearest to each point, generated or real",
-        lambda request: draw_calibration(request.files[0], "nearest-class"),
+        lambda request: nearest_class_matrix(CalibrationFile.open(request.files[0])),
     ),
     "anomaly": Kind(
         "anomaly", "AUC-PR data set by data set, and its difference to SGD",

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from landscape.errors import LandscapeError
 from landscape.store.history import read_history
 from landscape.switches import stage_switch, switches
 from landscape.training import Recipe
+from landscape.training.finished import FinishedRun, finished_runs
 
 
 def recipe(**sections: dict[str, Any]) -> dict[str, Any]:
@@ -42,3 +44,22 @@ def test_no_share_switches_an_epoch_late() -> None:
 def test_no_history_names_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give the folder of a run"):
         read_history(tmp_path)
+
+
+def test_a_damaged_line_of_a_history_is_named(tmp_path: Path) -> None:
+    (tmp_path / "history.jsonl").write_text('{"epoch": 1}\n{"epoch": 2, "los')
+    with pytest.raises(LandscapeError, match=r"line 2 of .*history\.jsonl is damaged"):
+        read_history(tmp_path)
+
+
+def test_runs_of_seeds_are_those_named_by_a_number(tmp_path: Path) -> None:
+    for name in ("seed-10", "seed-2", "seed-x", "seed-2-old", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "history.jsonl").write_text("")
+    found = finished_runs(tmp_path)
+    assert [run.folder.name for run in found] == ["seed-2", "seed-10"]
+    with pytest.raises(LandscapeError, match=r"no epoch of the run in .* is finished"):
+        found[0].accuracies  # noqa: B018
+    assert finished_runs(tmp_path / "seed-x") == [FinishedRun(tmp_path / "seed-x")]
+    with pytest.raises(LandscapeError, match="no run in"):
+        finished_runs(tmp_path / "nothing")

@@ -38,7 +38,8 @@ QUANTITIES = {
     "trace": "tr H",
     "gradient_norm": "‖∇L‖",
     "accuracy": "share of the part's samples that are classified correctly",
-    "num_samples": "samples",
+    "num_samples": "samples that were measured",
+    "class_size": "training images of the class",
 }
 """What a panel can show, in the order in which all are drawn."""
 
@@ -48,8 +49,9 @@ def class_bars(
     *,
     groups: Mapping[str, Sequence[str]] | None = None,
     quantities: Sequence[str] | None = None,
+    class_sizes: Mapping[str, int] | Mapping[str, Mapping[str, int]] | None = None,
 ) -> Drawing:
-    """Panels over one axis of classes: spectrum ends, M₋ and its share ν, trace, ‖∇L_c‖, accuracy, number of samples.
+    """Panels over one axis of classes: spectrum ends, M₋ and its share ν, trace, ‖∇L_c‖, accuracy, numbers of samples.
 
     In the panel of the ends (log scale) a bar is |λ_min| and a dash is λ_max, each with its residual as error bar. A
     bar is filled where λ_min < −noise floor certifies a negative eigenvalue and hatched with slashes where the sign
@@ -61,13 +63,15 @@ def class_bars(
         spectra: one part a class, in axis order, or method name → such a sequence. A class that one method lacks
             leaves a gap; classes are matched by ``PartSpectrum.part``.
         groups: group name → parts in it, for example ``{"head": ["class/0", "class/1"], ...}``; drawn as bands.
-        quantities: of :data:`QUANTITIES`, from above; all of them if not given.
+        quantities: of :data:`QUANTITIES`, from above; all of them if not given, the samples that were measured only
+            where they are not the training images of the class.
+        class_sizes: part → training images of its class, or method name → such a mapping where ``spectra`` is one.
 
     Returns:
         The drawing; its arrays are ``parts``, ``labels`` (c,), ``methods`` (m,) and, each (m, c) with NaN for a gap,
         ``lambda_max``, ``lambda_max_residual``, ``lambda_min``, ``lambda_min_residual``, ``certified`` (0 or 1),
         ``negative_mass`` and ``negative_fraction``, each also with ``_low`` and ``_high``, ``trace``,
-        ``trace_standard_error``, ``gradient_norm``, ``accuracy`` and ``num_samples``.
+        ``trace_standard_error``, ``gradient_norm``, ``accuracy``, ``num_samples`` and ``class_size``.
 
     Raises:
         LandscapeError: nothing to draw, a part twice in one method, a group names a part that is not there, or a
@@ -78,14 +82,22 @@ def class_bars(
         raise LandscapeError("no spectra to draw: the file has no complete part, or none was selected")
     labels = part_labels(methods)
     table = _tabulate(methods, list(labels))
+    given: Mapping[str, Any] = class_sizes or {}
+    sizes = given if isinstance(spectra, Mapping) else {"": given}
+    table["class_size"] = np.array(
+        [[sizes.get(method, {}).get(part, math.nan) for part in labels] for method in methods], dtype=np.float64
+    )
     for name, members in (groups or {}).items():
         unknown = [part for part in members if part not in labels]
         if unknown:
             raise LandscapeError(f"group '{name}' has part '{unknown[0]}', not drawn here: have {', '.join(labels)}")
     wanted = list(QUANTITIES) if quantities is None else list(quantities)
+    if quantities is None and np.array_equal(table["num_samples"], table["class_size"], equal_nan=True):
+        wanted.remove("num_samples")
     for name in wanted:
         if name not in QUANTITIES:
-            raise LandscapeError(f"no quantity '{name}'{did_you_mean(name, QUANTITIES)}: have {', '.join(QUANTITIES)}")
+            way_out = did_you_mean(name, QUANTITIES) or f": have {', '.join(QUANTITIES)}"
+            raise LandscapeError(f"no quantity '{name}'{way_out}")
     if len(set(wanted)) < len(wanted):
         raise LandscapeError(f"quantities {', '.join(wanted)}: name each once")
     known = [name for name in wanted if name == "negative_fraction" or np.isfinite(table[name]).any()]
@@ -187,7 +199,7 @@ def _bars(axes: Axes, table: Arrays, method: int, values: Array, error: Array | 
         )
     return axes.bar(
         centres,
-        values,
+        np.where(np.isfinite(values), values, np.nan),
         width * 0.94,
         color=PALETTE[method % len(PALETTE)],
         hatch=METHOD_HATCHES[method % len(METHOD_HATCHES)],
@@ -276,15 +288,25 @@ def _draw_accuracy(axes: Axes, table: Arrays) -> None:
 
 
 def _draw_samples(axes: Axes, table: Arrays) -> None:
-    counts = table["num_samples"]
+    _draw_counts(axes, table, "num_samples")
+    axes.set_ylabel("samples\nmeasured")
+
+
+def _draw_sizes(axes: Axes, table: Arrays) -> None:
+    _draw_counts(axes, table, "class_size")
+    axes.set_ylabel("training\nimages")
+
+
+def _draw_counts(axes: Axes, table: Arrays, key: str) -> None:
+    """One neutral bar a class where all methods agree."""
+    counts = table[key]
     _log_axis(axes, counts)
-    if np.nanmax(np.ptp(np.ma.masked_invalid(counts), axis=0)) == 0:
-        positions = np.arange(counts.shape[1])
-        axes.bar(positions, np.nanmax(counts, axis=0), 0.94 * _GROUP_WIDTH, color=_NEUTRAL, linewidth=0)
+    least, most = np.fmin.reduce(counts), np.fmax.reduce(counts)
+    if np.array_equal(least, most, equal_nan=True):
+        axes.bar(np.arange(counts.shape[1]), most, 0.94 * _GROUP_WIDTH, color=_NEUTRAL, linewidth=0)
     else:
         for method in range(len(counts)):
             _bars(axes, table, method, counts[method])
-    axes.set_ylabel("samples")
 
 
 _PANELS: dict[str, tuple[float, Callable[[Axes, Arrays], None]]] = {
@@ -295,6 +317,7 @@ _PANELS: dict[str, tuple[float, Callable[[Axes, Arrays], None]]] = {
     "gradient_norm": (0.9, _draw_gradient),
     "accuracy": (0.9, _draw_accuracy),
     "num_samples": (0.9, _draw_samples),
+    "class_size": (0.9, _draw_sizes),
 }
 """Quantity → the share of the height that its panel has, and what draws it."""
 

@@ -1,7 +1,7 @@
 """Which colour, line and hatch stands for what, in every figure alike.
 
 Classes take the palette by their index, methods by their position and, so that they differ in grey too, a line style,
-a marker or a hatch; head, mid and tail have colours of their own, apart in lightness.
+a marker or a hatch; head, mid and tail have colours of their own, and in grey markers or places tell them apart.
 """
 
 from __future__ import annotations

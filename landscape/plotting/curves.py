@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from landscape.curvature.results import Interval, PartSpectrum
@@ -23,7 +23,7 @@ from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, rend
 from landscape.plotting.frames import add_legend, legend_entries, legend_height, plain_axes
 from landscape.plotting.quantities import QUANTITIES, Scale
 from landscape.plotting.quantities import quantity as named_quantity
-from landscape.plotting.scales import asinh_ticks, scale_of
+from landscape.plotting.scales import asinh_ticks, scale_of, set_log_ticks
 from landscape.plotting.style import PALETTE, literal, text_width
 
 Array = NDArray[np.float64]
@@ -35,8 +35,10 @@ HISTORY_QUANTITIES: dict[str, tuple[str, Scale]] = {
     "train_loss": ("training loss (nats)", "log"),
     "lr": ("learning rate", "log"),
     "penalty": ("penalty (nats)", "log"),
+    "trace": ("trace", "log"),
 }
-"""What a history tells: name → (label of its axis, scale). Only the accuracy is that of a class or a group too."""
+"""What a history tells: name → (label of its axis, scale). Only the accuracy is that of a class or a group too.
+The trace is that of the mini-batches, which only a run with a penalty on it estimates."""
 
 MAX_CURVES = 10
 """Parts whose curves are told apart in one panel."""
@@ -179,12 +181,13 @@ def _columns(points: Iterable[Interval]) -> tuple[Array, Array, Array]:
 
 
 def training_curves(curves: Sequence[Curve], switches: Mapping[str, float] | None = None) -> Drawing:
-    """One panel a quantity over the epochs: a colour a part, a line and a marker a method.
+    """One panel a quantity over the epochs: a colour and a marker a part, a line style a method.
 
-    With a single part methods take the colours. λ_min is shown on a scale that is linear within the noise floor (but at
-    least 1e-3 of the largest magnitude), its negative side shaded, and its markers are filled where it certifies a
-    negative eigenvalue; ratios and shares are on a linear axis; what is positive on a logarithmic one. Error bars, or
-    bands over more than 30 epochs, are those of the curves; what has no error or an unbounded one has no bar.
+    With a single part methods take all three, with a single method parts: all differ in grey too. λ_min is shown on a
+    scale that is linear within the noise floor (but at least 1e-3 of the largest magnitude), its negative side shaded,
+    and its markers are filled where it certifies a negative eigenvalue; ratios and shares are on a linear axis; what is
+    positive on a logarithmic one. Error bars, or bands over more than 30 epochs, are those of the curves; what has no
+    error or an unbounded one has no bar.
 
     Args:
         curves: from :func:`sweep_curves` and :func:`history_curves`, in any mixture; panels, parts and methods are in
@@ -272,15 +275,18 @@ def _training(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
 
 
 def _looks(settings: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Method and part → colour, line and marker; with a single part the methods take the colours."""
+    """Method and part → colour, line and marker; what there is one of leaves all three to the other."""
     parts, methods = settings["parts"], settings["methods"]
     by_part = dict(zip(parts, part_colors(parts), strict=True))
     looks = {}
     for place, method in enumerate(methods):
-        line = METHOD_LINES[place % len(METHOD_LINES)]
-        for part in parts:
-            color = method_color(place) if len(parts) == 1 and len(methods) > 1 else by_part[part]
-            looks[method, part] = {**line, "color": color}
+        for number, part in enumerate(parts):
+            line, marker = (place if len(methods) > 1 else number), (number if len(parts) > 1 else place)
+            looks[method, part] = {
+                "linestyle": METHOD_LINES[line % len(METHOD_LINES)]["linestyle"],
+                "marker": METHOD_LINES[marker % len(METHOD_LINES)]["marker"],
+                "color": method_color(place) if len(parts) == 1 and len(methods) > 1 else by_part[part],
+            }
     return looks
 
 
@@ -290,11 +296,10 @@ def _legend(
     parts, methods = settings["parts"], settings["methods"]
     handles, names = [], []
     if len(parts) > 1:
-        lines = {} if len(methods) > 1 else METHOD_LINES[0]
-        handles += [Line2D([], [], color=looks[methods[0], part]["color"], **{**_LINKED, **lines}) for part in parts]
+        handles += [Line2D([], [], **{**_LINKED, **looks[methods[0], part]}) for part in parts]
         names += settings["labels"]
     if len(methods) > 1:
-        neutral = {} if len(parts) == 1 else {"color": "0.45"}
+        neutral = {} if len(parts) == 1 else {"color": "0.45", "marker": "none"}
         handles += [Line2D([], [], **{**looks[method, parts[0]], **neutral, **_LINKED}) for method in methods]
         names += methods
     if has_open:
@@ -325,11 +330,7 @@ def _vertical_axis(axes: Axes, panel: Mapping[str, Any], inches: float) -> None:
     """The scale, with limits that leave the foot of a linear axis at 0 where all is positive."""
     if panel["scale"] == "log":
         axes.set_yscale("log")
-        low, high = axes.get_ylim()
-        if high < 60 * low:
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_or_power(value)))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        set_log_ticks(axes.yaxis, *axes.get_ylim())
         return
     if panel["scale"] == "linear":
         low, high = axes.get_ylim()

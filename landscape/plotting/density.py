@@ -310,6 +310,16 @@ def short_number(value: float, digits: int) -> str:
 
 
 def linear_threshold(spectra: Sequence[PartSpectrum]) -> float:
+    """τ for all of ``spectra``.
+
+    Raises:
+        LandscapeError: an eigenvalue that is NaN or infinite.
+    """
+    for spectrum in spectra:
+        if not np.isfinite(_extremes(spectrum)).all():
+            raise LandscapeError(
+                f"part '{spectrum.part}' has an eigenvalue that is not finite: leave it out with --parts"
+            )
     floor = max(spectrum.saddle.noise_floor for spectrum in spectra)
     threshold = max(floor, 1e-4 * max(float(np.abs(_extremes(spectrum)).max()) for spectrum in spectra))
     return threshold if threshold > 0 else 1.0  # a spectrum that is 0 everywhere has no scale of its own

@@ -260,7 +260,8 @@ def save_drawing(
         LandscapeError: as :func:`save_figure` and :func:`check_drawing_paths`.
     """
     check_drawing_paths(path)
-    figure_path = save_figure(drawing.figure, path)
+    # A figure of its own: one that was saved before would be laid out from where that ended, in other bytes.
+    figure_path = save_figure(replace(drawing).figure, path)
     return figure_path, write_drawing(drawing, _array_path(figure_path), origin=origin)
 
 

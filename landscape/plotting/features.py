@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -242,19 +241,3 @@ def _write_numbers(axes: Axes, matrix: Array, size: float) -> None:
                     color="white" if dark else "0.15",
                     fontsize=size - 1,
                 )
-
-
-CALIBRATION_KINDS = {
-    "tsne": "of `landscape calibrate`: real and generated features in one t-SNE, computed once and kept in the file",
-    "nearest-class": "of `landscape calibrate`: class of the training feature nearest to each point, generated or real",
-}
-
-
-def draw_calibration(path: str | os.PathLike[str], kind: str) -> Drawing:
-    """The figure of a kind of :data:`CALIBRATION_KINDS`.
-
-    Raises:
-        LandscapeError: no such file, or nothing was generated.
-    """
-    file = CalibrationFile.open(path)
-    return tsne_map(file) if kind == "tsne" else nearest_class_matrix(file)

@@ -12,7 +12,7 @@ from cmcrameri import cm
 from matplotlib.colors import AsinhNorm, Colormap, LogNorm, Normalize
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
 from landscape.curvature.results import PartSpectrum
@@ -22,7 +22,7 @@ from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, rend
 from landscape.plotting.frames import add_legend, legend_entries, legend_height
 from landscape.plotting.quantities import Scale
 from landscape.plotting.quantities import quantity as named_quantity
-from landscape.plotting.scales import asinh_ticks, scale_of
+from landscape.plotting.scales import asinh_ticks, scale_of, set_log_ticks
 from landscape.plotting.style import literal, shorten, text_width
 
 Array = NDArray[np.float64]
@@ -77,8 +77,8 @@ def class_layer_map(spectra: Sequence[PartSpectrum], quantity: str = "lambda_min
         cells = _traces_by_layer(spectra, {layer for _, layer in cells}) | cells
     if not any(math.isfinite(value) for value, _ in cells.values()):
         raise LandscapeError(
-            f"no layer of any class has a {quantity}: `landscape spectrum CHECKPOINT --per-class --per-layer` measures "
-            "one part a class and layer"
+            f"no layer of any class has a value of {quantity}: `landscape spectrum CHECKPOINT --per-class --per-layer` "
+            "measures one part a class and layer"
         )
     rows = [row for row in labels if any(row == other for other, _ in cells)]
     layers = _module_order(spectra, list(cells))
@@ -240,9 +240,6 @@ def _bar_ticks(bar: Any, settings: Mapping[str, Any], height: float) -> None:
         ticks = asinh_ticks(low, high, settings["linear_width"], height, 0.17)
         bar.ax.yaxis.set_major_locator(FixedLocator(ticks))
         bar.ax.yaxis.set_minor_locator(NullLocator())
+        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_or_power(value)))
     elif settings["scale"] == "log":
-        bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 60 * low else (1,)))
-        bar.ax.yaxis.set_minor_formatter(NullFormatter())
-    else:
-        return
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_or_power(value)))
+        set_log_ticks(bar.ax.yaxis, low, high)

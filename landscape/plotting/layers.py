@@ -26,6 +26,7 @@ from landscape.errors import LandscapeError
 from landscape.plotting.density import plain_or_power, set_signed_axis, tick_label_width
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
 from landscape.plotting.frames import add_legend
+from landscape.plotting.scales import set_log_ticks
 from landscape.plotting.style import PALETTE, literal, shorten
 
 Array = NDArray[np.float64]
@@ -388,10 +389,7 @@ def _signed_log_axis(axes: Axes, values: Array) -> None:
     known = values[np.isfinite(values)]
     if (known > 0).all():
         axes.set_yscale("log")
-        if known.max() < 100 * known.min():
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_or_power(value)))
-            axes.yaxis.set_minor_formatter(NullFormatter())
+        set_log_ticks(axes.yaxis, *axes.get_ylim())
         return
     set_signed_axis(axes, known)
 

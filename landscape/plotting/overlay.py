@@ -114,6 +114,7 @@ def _overlay(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     )
     above, below = text / panels.height, rows / panels.height
     set_vertical_axis(panels.axes[0], top, above=above, below=below)
+    written = []
     for place, (part, axes) in enumerate(zip(parts, panels.axes, strict=True)):
         axes.axvspan(low, 0.0, color=NEGATIVE, alpha=0.08, linewidth=0, zorder=0)
         axes.axvline(0.0, ymax=1 - above, color="0.6", linewidth=0.5, zorder=1)
@@ -141,8 +142,9 @@ def _overlay(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
                 f"{with_error(least, residual)},  {with_interval(mass)}",
                 f"{short_number(least, 3)},  {short_number(float(mass[0]), 2)}",
             ))  # fmt: skip
-        _write_numbers(axes, numbers, size, panels.width)
+        written.append(numbers)
         axes.set_title(_title(arrays, place, panels.width))
+    _write_numbers(panels.axes, written, size, panels.width)
     panels.figure.supylabel("eigenvalues per decade of |λ|")
     _add_legend(panels.figure, methods)
     return panels.figure
@@ -156,35 +158,37 @@ def _draw_ticks(axes: Axes, outliers: NDArray[Any], floor: float, middle: float,
     axes.plot(certified, np.full(len(certified), middle), marker=".", markersize=2.5, **look)
 
 
-def _write_numbers(axes: Axes, numbers: Sequence[tuple[str, str]], size: float, width: float) -> None:
+def _write_numbers(
+    panels: Sequence[Axes], numbers: Sequence[Sequence[tuple[str, str]]], size: float, width: float
+) -> None:
     """A heading and a row a method, with its line before it: colours alone would not do in print.
 
-    Without the errors where ``numbers`` with them would have to be much smaller than ``size``.
+    Without the errors, in all panels, where those ``numbers`` would have to be much smaller than ``size`` in one.
     """
     room = width - 2.4 * size / 72 - 0.14
 
-    def fitting(lines: Sequence[str]) -> float:
-        return min(1.0, room / max(label_width(line, size) for line in lines))
+    def fitting(form: int) -> float:
+        return min(1.0, room / max(label_width(line[form], size) for lines in numbers for line in lines))
 
-    lines, short = zip(*numbers, strict=True)
-    lines = lines if fitting(lines) > 0.85 else short
-    size *= fitting(lines)
-    heading, *rows = lines
-    legend = axes.legend(
-        [Line2D([], [], color=PALETTE[row], linestyle=METHOD_LINES[row]["linestyle"]) for row in range(len(rows))],
-        rows,
-        title=heading,
-        loc="upper right",
-        fontsize=size,
-        title_fontsize=size,
-        alignment="right",
-        borderpad=0.2,
-        borderaxespad=0.0,
-        labelspacing=0.15,
-        handlelength=2.0,
-        handletextpad=0.4,
-    )
-    legend.set_zorder(6)
+    form = 0 if fitting(0) > 0.85 else 1
+    size *= fitting(form)
+    for axes, lines in zip(panels, numbers, strict=True):
+        heading, *rows = (line[form] for line in lines)
+        legend = axes.legend(
+            [Line2D([], [], color=PALETTE[row], linestyle=METHOD_LINES[row]["linestyle"]) for row in range(len(rows))],
+            rows,
+            title=heading,
+            loc="upper right",
+            fontsize=size,
+            title_fontsize=size,
+            alignment="right",
+            borderpad=0.2,
+            borderaxespad=0.0,
+            labelspacing=0.15,
+            handlelength=2.0,
+            handletextpad=0.4,
+        )
+        legend.set_zorder(6)
 
 
 def _title(arrays: Arrays, place: int, width: float) -> str:

@@ -6,8 +6,11 @@ import math
 from typing import Any
 
 import numpy as np
+from matplotlib.axis import Axis
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 from numpy.typing import NDArray
 
+from landscape.plotting.density import plain_or_power
 from landscape.plotting.quantities import Scale
 
 Array = NDArray[np.float64]
@@ -57,3 +60,24 @@ def asinh_ticks(low: float, high: float, linear_width: float, length: float, apa
             if low <= tick <= high and all(abs(place - other) * inches >= apart for other in places):
                 chosen.append(tick)
     return sorted(chosen)
+
+
+def set_log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Labels of a logarithmic axis from ``low`` to ``high``: never a single one, which tells nothing.
+
+    Powers of ten over 60-fold and more; else 1, 2 and 5, or as many digits as two labels need.
+    """
+    axis.set_minor_formatter(NullFormatter())
+    if high >= 60 * low:
+        axis.set_major_locator(LogLocator())
+        return
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 2, 5), (1, 2, 3, 4, 6, 8)):
+        ticks = [digit * 10.0**k for k in decades for digit in digits if low <= digit * 10.0**k <= high]
+        if len(ticks) > 1:
+            axis.set_major_formatter(FuncFormatter(lambda value, _: plain_or_power(value)))
+            break
+    else:
+        ticks = [tick for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
+        axis.set_major_formatter(ScalarFormatter())
+    axis.set_major_locator(FixedLocator(ticks))

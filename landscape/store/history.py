@@ -35,9 +35,17 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     samples.
 
     Raises:
-        LandscapeError: there is no history.
+        LandscapeError: there is no history, or a line of it is damaged.
     """
     path = folder / "history.jsonl"
     if not path.is_file():
         raise LandscapeError(f"no history at {path}: give the folder of a run of `landscape train`")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    records = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            raise LandscapeError(
+                f"line {number} of {path} is damaged: delete it, and what is left can be read"
+            ) from None
+    return records

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,8 +35,15 @@ class FinishedRun:
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
-        """One record an epoch, as ``history.jsonl`` has it."""
-        return read_history(self.folder)
+        """One record an epoch, as ``history.jsonl`` has it.
+
+        Raises:
+            LandscapeError: there is none, it is damaged, or no epoch is finished.
+        """
+        records = read_history(self.folder)
+        if not records:
+            raise LandscapeError(f"no epoch of the run in '{self.folder}' is finished: there is nothing to show yet")
+        return records
 
     @property
     def groups(self) -> dict[str, tuple[int, ...]]:
@@ -56,7 +64,11 @@ def finished_runs(folder: Path) -> list[FinishedRun]:
     """
     if (folder / "history.jsonl").is_file():
         return [FinishedRun(folder)]
-    seeds = sorted(folder.glob("seed-*/history.jsonl"), key=lambda path: int(path.parent.name.partition("-")[2]))
+    seeds = {
+        int(found[1]): path.parent
+        for path in folder.glob("seed-*/history.jsonl")
+        if (found := re.fullmatch(r"seed-(\d+)", path.parent.name))
+    }
     if not seeds:
         raise LandscapeError(f"no run in '{folder}': give the folder that `landscape train -o` named")
-    return [FinishedRun(path.parent) for path in seeds]
+    return [FinishedRun(seeds[seed]) for seed in sorted(seeds)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from landscape_cli.plot_kinds import KINDS, Request, default_kind, draw
+from landscape_cli.plot_kinds import KINDS, Request, _marks, default_kind, draw
 from support import surfaces
 from support.command import Call
 from support.runs import tiny_recipe
@@ -150,6 +151,32 @@ def test_what_cannot_be_drawn_names_a_way_on(
     request = Request(tuple(folder / name for name in files), **said)  # type: ignore[arg-type]
     with pytest.raises(LandscapeError, match=message):
         draw(request, kind)
+
+
+def test_a_switch_is_named_after_its_method_where_methods_differ() -> None:
+    assert _marks({"a": {"DRW": 160}, "b": {}, "c": {"DRW": 160, "stage II": 180}}) == {"DRW": 160, "stage II": 180}
+    assert _marks({"a": {"DRW": 160}, "b": {"DRW": 80}}) == {"DRW of a": 160, "DRW of b": 80}
+
+
+def test_accuracies_of_a_run_that_goes_on_are_told_from_others(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "run", tmp_path / "half")
+    lines = (tmp_path / "half" / "history.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "half" / "history.jsonl").write_text("".join(lines[:2]))
+    with pytest.warns(UserWarning, match="half has finished 2 of its 3 epochs"):
+        draw(Request((folder / "run", tmp_path / "half")), "accuracy")
+
+
+def test_classes_are_drawn_with_their_training_images(folder: Path) -> None:
+    drawing = draw(Request((folder / "spectra.h5",), parts="class/*"), "classes")
+    counts = SpectrumFile.open(folder / "spectra.h5").meta["class_counts"]
+    np.testing.assert_array_equal(drawing.arrays["class_size"][0], counts)
+
+
+def test_results_without_a_figure_are_told_apart(call: Call, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "features.h5", "w") as file:
+        file.attrs["schema"] = "landscape-features"
+    refused = call("plot", tmp_path / "features.h5", "-o", tmp_path / "a.png")
+    assert (refused.code, "no kind draws" in refused.err) == (1, True)
 
 
 def test_every_kind_is_tried_here_or_beside() -> None:

@@ -415,6 +415,17 @@ def test_the_interval_of_counts_holds_the_number_of_eigenvalues() -> None:
     assert (fraction.low * 200, fraction.high * 200) == pytest.approx((sides[0].low[1], sides[0].high[1]))
 
 
+def test_an_eigenvalue_lies_neither_below_nor_above_itself() -> None:
+    truth = np.sort(np.concatenate([-np.geomspace(1e-3, 5, 10), np.geomspace(1e-3, 50, 30)]))
+    matrix = with_spectrum(truth)
+    pairs = exact_pairs(matrix, 1, 1)
+    density = spectral_density(SymmetricOperator.from_matrix(matrix), num_probes=4, num_steps=20, deflate=pairs)
+    below, above = density.cumulative(density.deflated)
+    assert max(below.high[0], above.high[-1]) < 0.1
+    below, above = density.cumulative(np.nextafter(density.deflated, [np.inf, -np.inf]))
+    assert [below.lower[0], above.lower[-1]] == [1, 1]
+
+
 def test_a_negative_threshold_is_refused() -> None:
     density = spectral_density(SymmetricOperator.from_matrix(torch.eye(3)), num_probes=1)
     for threshold in (-1e-3, float("nan")):

@@ -137,3 +137,11 @@ def test_they_are_legible_and_drawn_again_from_their_files(tmp_path: Path) -> No
         assert_legible(drawing)
     for number in (1, 4):
         assert_drawn_again_alike(drawings[number], tmp_path)
+
+
+def test_counts_below_are_the_images_in_the_colours_of_their_groups() -> None:
+    drawing = accuracy_bars({"CE": [0.5] * 10, "SAM": [0.6] * 10}, CIFAR10_CLASSES, GROUPS, COUNTS)
+    (counts,) = bars(drawing.figure.axes[1])
+    assert [bar.get_height() for bar in counts] == COUNTS
+    expected = [to_rgb(GROUP_COLORS[group]) for group, members in GROUPS.items() for _ in members]
+    assert [to_rgb(bar.get_facecolor()) for bar in counts] == expected

@@ -104,3 +104,8 @@ def test_nothing_generated_is_said(tmp_path: Path) -> None:
     for draw in (tsne_map, nearest_class_matrix):
         with pytest.raises(LandscapeError, match=r"no generated features.*tailcalibx"):
             draw(file)
+
+
+def test_a_single_point_is_a_whole_row(tmp_path: Path) -> None:
+    matrix = nearest_class_matrix(made_up(tmp_path / "c.h5", 4, each=1)).arrays["real"]
+    np.testing.assert_allclose(matrix.sum(axis=1), 1)

@@ -64,6 +64,8 @@ def test_bars_dashes_and_errors_are_the_numbers(classes: list[PartSpectrum]) -> 
     np.testing.assert_allclose(
         [segment[0, 1] for segment in dashes.lines[2][0].get_segments()], [s.lambda_max for s in saddles]
     )
+    widths = [np.ptp(segment[:, 0]) for segment in dashes.lines[2][0].get_segments()]
+    np.testing.assert_allclose(widths, [bar.get_width() for bar in lambda_min])
     np.testing.assert_allclose(heights(bars(mass)[0]), [s.negative_mass.value for s in saddles])
     np.testing.assert_allclose(
         error_ends(bars(mass)[0]), [[s.negative_mass.low, s.negative_mass.high] for s in saddles]
@@ -244,7 +246,7 @@ def test_trace_and_accuracy_are_drawn_with_the_error_that_is_known(classes: list
     one_probe = with_saddle(classes[4], trace_standard_error=math.inf)
     drawing = plotting.class_bars([*classes[:4], one_probe])
     panels = panels_of(drawing)
-    assert list(panels)[3:] == ["tr H", "‖∇L‖", "accuracy (%)", "samples"]
+    assert list(panels)[3:] == ["tr H", "‖∇L‖", "accuracy (%)", "samples\nmeasured"]
     (trace,) = bars(panels["tr H"])
     np.testing.assert_allclose(heights(trace), [part.saddle.trace for part in [*classes[:4], one_probe]])
     saddles = [part.saddle for part in classes[:4]]
@@ -290,3 +292,26 @@ def test_methods_differ_by_more_than_colour(classes: list[PartSpectrum]) -> None
     hatches = [container[1].get_hatch() for container in bars(figure.axes[1])]
     assert len(set(hatches)) == 3
     assert "//////" not in hatches
+
+
+def test_training_images_are_shown_where_fewer_were_measured(classes: list[PartSpectrum]) -> None:
+    sizes = {part.part: part.num_samples for part in classes}
+    measured = [dataclasses.replace(part, num_samples=50) for part in classes[1:]]
+    drawing = plotting.class_bars(measured, class_sizes=sizes)
+    assert drawing.settings["quantities"][-2:] == ["num_samples", "class_size"]
+    *_, samples, images = drawing.figure.axes
+    assert heights(bars(samples)[0]) == [50] * 9
+    assert heights(bars(images)[0]) == [part.num_samples for part in classes[1:]]
+    # What both panels would say is said once.
+    assert plotting.class_bars(classes, class_sizes=sizes).settings["quantities"][-2:] == ["accuracy", "class_size"]
+    assert "class_size" not in plotting.class_bars(classes).settings["quantities"]
+
+
+def test_training_images_of_methods_are_their_own(classes: list[PartSpectrum]) -> None:
+    sizes = {"CE": {"class/0": 5000, "class/1": 70}, "SAM": {"class/0": 5000}}
+    drawing = plotting.class_bars({"CE": classes[:2], "SAM": classes[:2]}, class_sizes=sizes)
+    np.testing.assert_array_equal(drawing.arrays["class_size"], [[5000, 70], [5000, math.nan]])
+    assert heights(bars(drawing.figure.axes[-1])[0]) == [5000, 70]
+    sizes["SAM"]["class/1"] = 7
+    drawing = plotting.class_bars({"CE": classes[:2], "SAM": classes[:2]}, class_sizes=sizes)
+    assert [heights(found) for found in bars(drawing.figure.axes[-1])] == [[5000, 70], [5000, 7]]

@@ -279,6 +279,14 @@ def test_kernels_stay_within_the_ritz_values() -> None:
     assert curve.mean[outside].max() < 1e-3 * curve.mean.max()
 
 
+def test_the_curve_of_the_negated_spectrum_is_its_mirror_image() -> None:
+    density = long_tailed_classes(1, num_parameters=200, num_probes=3, num_steps=12)[0].density
+    negated = dataclasses.replace(density, nodes=-density.nodes[:, ::-1], weights=density.weights[:, ::-1])
+    curve, mirrored = density_curve(density, 1e-3), density_curve(negated, 1e-3)
+    np.testing.assert_allclose(mirrored.grid, -curve.grid[::-1], atol=1e-9)
+    np.testing.assert_allclose(mirrored.probes, curve.probes[:, ::-1], rtol=1e-6, atol=1e-9)
+
+
 def test_a_zero_hessian_of_a_large_network_is_one_whole_peak() -> None:
     zero = zero_part(mass=2e6)
     drawing = density_grid([part_spectrum("class/1", num_parameters=100, num_steps=10), zero])

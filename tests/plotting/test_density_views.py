@@ -101,6 +101,37 @@ def test_curves_stay_between_the_ticks_and_the_numbers(classes: list[PartSpectru
         assert legend.get_texts()[0].get_fontsize() >= 4.5
 
 
+def test_dots_and_counts_stop_at_the_noise_floor() -> None:
+    spectrum = part_spectrum(num_parameters=100, num_steps=10, noise_floor=0.1)
+    outliers = np.array([-3.0, -0.05, 0.05, 8.0])
+    spectrum = dataclasses.replace(spectrum, density=dataclasses.replace(spectrum.density, deflated=outliers))
+    axes = density_overlay({"CE": [spectrum]}).figure.axes[0]
+    assert [dots.tolist() for dots in lines_of(axes, ".")] == [[-3.0]]
+    drawing = density_cumulative([spectrum])
+    below, above = spectrum.density.cumulative(np.array([-0.1, 0.1]))
+    assert drawing.arrays["negative_count"][0].tolist() == [below.low[0], below.high[0]]
+    assert drawing.arrays["positive_count"][0].tolist() == [above.low[1], above.high[1]]
+
+
+def test_numbers_have_one_form_in_all_panels(classes: list[PartSpectrum]) -> None:
+    """With their errors in one panel and without in its neighbour they could not be compared."""
+    wide = dataclasses.replace(classes[0].saddle, lambda_min=-1.234e-5, lambda_min_residual=1e-9)
+    parts = [dataclasses.replace(classes[0], saddle=wide), *classes[1:]]
+    for column in ("single", "double"):
+        axes = density_overlay({"CE": parts}).looking(Look(column, "neurips")).figure.axes
+        legends = [legend for panel in axes if (legend := panel.get_legend()) is not None]
+        assert len(legends) == len(parts)
+        assert len({legend.get_title().get_text() for legend in legends}) == 1
+        assert len({text.get_fontsize() for legend in legends for text in legend.get_texts()}) == 1
+
+
+def test_an_eigenvalue_that_is_no_number_is_named(classes: list[PartSpectrum]) -> None:
+    broken = [classes[0], with_lambda_min(classes[1], np.nan)]
+    for draw in (density_grid, density_cumulative, lambda parts: density_overlay({"CE": parts})):
+        with pytest.raises(LandscapeError, match=f"part '{classes[1].part}' has an eigenvalue that is not finite"):
+            draw(broken)
+
+
 def test_what_does_not_fit_into_one_frame_is_refused(classes: list[PartSpectrum]) -> None:
     with pytest.raises(LandscapeError, match="no spectra to draw"):
         density_overlay({"CE": []})

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from matplotlib.container import ErrorbarContainer
 
 from landscape.anomaly.results import GridResults, RunResult
 from landscape.errors import LandscapeError
@@ -55,6 +56,10 @@ def test_points_lie_where_the_arrays_say() -> None:
     means = 100 * np.mean(list(GAINS.values()), axis=1)
     assert filled == {True: np.round(sorted(means[[0, 2]]), 6).tolist(), False: np.round(means[[1]], 6).tolist()}
     assert below.get_title() == "ImbSAM p = 0.5"
+    # Two standard errors of the paired difference either way, in percentage points.
+    (errors,) = [found for found in below.containers if isinstance(found, ErrorbarContainer)]
+    halves = [np.ptp(segment[:, 0]) / 2 for segment in errors.lines[2][0].get_segments()]
+    assert halves == pytest.approx(200 * np.std(list(GAINS.values()), axis=1, ddof=1) / 3**0.5)
 
 
 def test_without_sgd_there_is_no_difference() -> None:

@@ -10,8 +10,10 @@ import h5py
 import matplotlib
 import numpy as np
 import pytest
+from support.spectra import long_tailed_classes
 
 from landscape.errors import LandscapeError
+from landscape.plotting import class_bars
 from landscape.plotting import drawing as drawing_module
 from landscape.plotting.drawing import (
     Arrays,
@@ -128,3 +130,13 @@ def test_drawing_leaves_the_users_parameters_alone() -> None:
     before = dict(matplotlib.rcParams)
     _ = bars_of("t").looking(Look("single", "icml")).figure
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_drawing_saved_twice_has_files_that_do_not_know_of_each_other(tmp_path: Path) -> None:
+    """Laid out again from where the first file left it, the second would not be what its arrays draw."""
+    drawing = class_bars(long_tailed_classes(10, num_parameters=60, num_probes=2, num_steps=8))
+    for name in ("one.png", "one.pdf", "again.png", "again.pdf"):
+        save_drawing(drawing, tmp_path / name)
+    assert (tmp_path / "one.pdf").read_bytes() == (tmp_path / "again.pdf").read_bytes()
+    save_drawing(read_drawing(tmp_path / "one.pdf.h5"), tmp_path / "redrawn.pdf")
+    assert (tmp_path / "one.pdf").read_bytes() == (tmp_path / "redrawn.pdf").read_bytes()

@@ -49,6 +49,7 @@ def test_every_cell_is_the_number_of_its_part(quantity: str) -> None:
     expected = [[QUANTITIES[quantity].read(part).value for part in GRID[5 * row : 5 * row + 5]] for row in range(3)]
     np.testing.assert_array_equal(drawing.arrays["values"], expected)
     shown = mesh(drawing)
+    assert drawing.figure.axes[0].yaxis_inverted()  # the first row is the topmost
     np.testing.assert_array_equal(np.ma.filled(shown.get_array(), np.nan), expected)
     assert drawing.figure.axes[1].get_ylabel() == QUANTITIES[quantity].label
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from support.pages import assert_drawn_again_alike, assert_legible
 from support.spectra import part_spectrum
@@ -21,6 +23,7 @@ from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
 from landscape.plotting.colors import GROUP_COLORS
 from landscape.plotting.curves import Curve, history_curves, sweep_curves, training_curves
+from landscape.plotting.scales import set_log_ticks
 from landscape.plotting.style import PALETTE
 
 FLOOR = 0.05
@@ -105,8 +108,8 @@ def test_colours_are_parts_and_lines_are_methods() -> None:
     axes = training_curves(sweep_curves(SWEEPS, ("lambda_max",))).figure.axes[0]
     curves = [found for found in axes.lines if found.get_linestyle() != "None"]
     assert [to_rgb(found.get_color()) for found in curves] == [to_rgb(GROUP_COLORS[group]) for group in GROUPS] * 2
-    assert {(found.get_linestyle(), found.get_marker()) for found in curves[:3]} == {("-", "o")}
-    assert {(found.get_linestyle(), found.get_marker()) for found in curves[3:]} == {("--", "s")}
+    # So that all six differ in grey, too: lines are methods, markers are parts.
+    assert [(found.get_linestyle(), found.get_marker()) for found in curves] == list(product(("-", "--"), "os^"))
     # A single part leaves the colours to the methods.
     axes = training_curves(sweep_curves(SWEEPS, ("lambda_max",), ["group/tail"])).figure.axes[0]
     curves = [found for found in axes.lines if found.get_linestyle() != "None"]
@@ -145,6 +148,29 @@ def test_an_axis_between_two_powers_of_ten_has_ticks_too() -> None:
     axes = training_curves(sweep_curves({"CE": far}, ("lambda_min",))).figure.axes[0]
     low, high = axes.get_ylim()
     assert [tick for tick in axes.get_yticks() if low <= tick <= high]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.58, 1.75), (1.1, 1.9), (3.11, 3.19), (2e-7, 3e-7), (0.5, 40.0), (1, 1e5)])
+def test_a_logarithmic_axis_has_two_labels_at_least(low: float, high: float) -> None:
+    axes = Figure().subplots()
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    set_log_ticks(axes.yaxis, low, high)
+    axes.figure.draw_without_rendering()
+    labels = [
+        text.get_text()
+        for place, text in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+        if low <= place <= high and text.get_text()
+    ]
+    assert len(set(labels)) == len(labels) > 1
+
+
+def test_parts_of_a_single_method_also_differ_in_grey() -> None:
+    drawing = training_curves(sweep_curves({"CE": SWEEPS["CE"]}, ("lambda_min",)))
+    looks = {(line.get_linestyle(), line.get_marker()) for line in linked(drawing.figure.axes[0])}
+    assert len(looks) == 3
+    legend = drawing.figure.legends[0].get_lines()
+    assert {(line.get_linestyle(), line.get_marker()) for line in legend[:3]} == looks
 
 
 def test_seeds_have_a_mean_and_a_deviation() -> None:
