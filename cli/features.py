@@ -100,4 +100,3 @@ def command(
         f"{time.monotonic() - started:.0f} s; kept in {escape(str(output))}; next: [bold]{escape(following)}[/]",
         soft_wrap=True,
     )
-

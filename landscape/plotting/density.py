@@ -137,7 +137,7 @@ def density_grid(spectra: Sequence[PartSpectrum], *, ncols: int | None = None) -
         ``negative_fraction``.
 
     Raises:
-        LandscapeError: no part, more than :data:`MAX_PANELS`, or ``ncols`` < 1.
+        LandscapeError: no part, a part twice, more than :data:`MAX_PANELS`, or ``ncols`` < 1.
     """
     if not spectra:
         raise LandscapeError("no spectra to draw: the file has no complete part, or none was selected")
@@ -148,6 +148,7 @@ def density_grid(spectra: Sequence[PartSpectrum], *, ncols: int | None = None) -
         )
     if ncols is not None and ncols < 1:
         raise LandscapeError(f"ncols = {ncols}: expected at least 1")
+    part_labels({"": spectra})
     threshold = linear_threshold(spectra)
     curves = [density_curve(spectrum.density, threshold) for spectrum in spectra]
     arrays: dict[str, NDArray[Any]] = {

@@ -43,6 +43,7 @@ Renderer = Callable[[Arrays, Mapping[str, Any]], Canvas]
 
 _RENDERERS: dict[str, Renderer] = {}
 _COMPOSITE = "composite"
+_NARROWEST = 1.2  # inches of a panel; where one would be narrower, each has a row of its own
 _OWN = ("schema", "schema_version", "kind", "look", "landscape_version", "matplotlib_version")
 _METADATA: dict[str, dict[str, None]] = {".pdf": {"CreationDate": None}, ".png": {}, ".svg": {"Date": None}}
 
@@ -124,7 +125,8 @@ def compose(rows: Sequence[Sequence[Drawing]], *, widths: Sequence[Sequence[floa
 
     Args:
         rows: panels from the top left.
-        widths: shares of the width, a row of them for each row; equal if not given.
+        widths: shares of the width, a row of them for each row; equal if not given. On a page where a panel would be
+            narrower than 1.2 inches, as in a single column, they stand one above the other instead.
         heights: of the rows in inches; as high as the highest of its panels wants to be if not given.
         letters: whether (a), (b), … stand above the panels.
 
@@ -158,18 +160,21 @@ def _composite(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
         with matplotlib.rc_context({"figure.figsize": (width, 0.62 * width)}):
             return _RENDERERS[panel["kind"]](own, panel["settings"])
 
+    rows, heights = settings["rows"], settings["heights"]
     inches = [[total * share / sum(row) for share in row] for row in settings["widths"]]
-    heights = settings["heights"]
+    if min(width for row in inches for width in row) < _NARROWEST:
+        rows, heights = [[letter] for row in rows for letter in row], None
+        inches = [[total] for _ in rows]
     if heights is None:
         above = 1.6 * matplotlib.rcParams["figure.titlesize"] / 72 * bool(settings["letters"])
         heights = [
             max(_height(render(letter, width)) for letter, width in zip(row, wide, strict=True)) + above
-            for row, wide in zip(settings["rows"], inches, strict=True)
+            for row, wide in zip(rows, inches, strict=True)
         ]
     page = new_figure(sum(heights))
     for strip, row, wide in zip(
         page.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0],
-        settings["rows"], inches, strict=True,
+        rows, inches, strict=True,
     ):  # fmt: skip
         for place, letter, width in zip(
             strip.subfigures(1, len(row), width_ratios=wide, squeeze=False)[0], row, wide, strict=True

@@ -30,7 +30,7 @@ from landscape.plotting.colors import METHOD_LINES, method_color, part_colors
 from landscape.plotting.density import MAX_PANELS, plain_or_power
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
 from landscape.plotting.frames import add_legend
-from landscape.plotting.style import literal, shorten, text_width
+from landscape.plotting.style import label_width, literal, shorten
 from landscape.surface.results import Surface
 
 Array = NDArray[np.float64]
@@ -557,7 +557,7 @@ def _plane_words(settings: Mapping[str, Any], width: float, height: float) -> _W
         return _Words(settings["unit"], "")
     names = [_named(name, unit) for name, unit in zip(settings["shared_axes"], settings["units"], strict=True)]
     upright = _fitted(names[1], size, height)
-    if max(text_width(line, size) for line in upright.split("\n")) < height:
+    if max(label_width(line, size) for line in upright.split("\n")) < height:
         return _Words(_fitted(names[0], size, width), upright)
     return _Words(
         "\n".join(_fitted(f"a$_{number}$: {name}", size, width) for number, name in enumerate(names, 1)), "a$_2$"
@@ -882,7 +882,7 @@ def _same_grid(one: Surface, other: Surface) -> bool:
 
 
 def _direction(surface: Surface, axis: int) -> str:
-    name = literal(surface.axis_labels[axis])
+    name = re.sub(r"^v_(min|max)\b", r"v$_{\1}$", literal(surface.axis_labels[axis]))
     if surface.explained_variance is None:
         return name
     percent = 100 * surface.explained_variance[axis]
@@ -919,13 +919,13 @@ def _aspect(arrays: Arrays, method: int) -> float:
 
 def _fitted(text: str, size: float, width: float) -> str:
     """On as many lines as it needs; the unit on one of its own rather than cut."""
-    if text_width(text, size) < width:
+    if label_width(text, size) < width:
         return text
     lines = [""]
     # A number stays with the word before it.
     for word in re.sub(r" (?=\d)", "\u00a0", text.replace(", ‖d‖ = ", " ‖d‖\u00a0=\u00a0")).split(" "):
         longer = f"{lines[-1]} {word}".lstrip()
-        if lines[-1] and (text_width(longer, size) >= width or word.startswith("‖d‖")):
+        if lines[-1] and (label_width(longer, size) >= width or word.startswith("‖d‖")):
             lines.append(word)
         else:
             lines[-1] = longer

@@ -315,3 +315,9 @@ def test_names_are_shown_as_they_are(name: str) -> None:
     title = drawing.figure.axes[0].title
     shown, is_formula = title._preprocess_math(title.get_text())  # type: ignore[attr-defined]
     assert (shown, is_formula) == (f"{name}, N = 500", False)
+
+
+def test_a_part_is_drawn_once(classes: list[PartSpectrum]) -> None:
+    """Its arrays have its name: a second part of that name would take the place of the first."""
+    with pytest.raises(LandscapeError, match=r"part 'class/0' appears twice: give each once"):
+        density_grid([*classes, classes[0]])

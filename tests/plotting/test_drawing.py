@@ -140,3 +140,11 @@ def test_a_drawing_saved_twice_has_files_that_do_not_know_of_each_other(tmp_path
     assert (tmp_path / "one.pdf").read_bytes() == (tmp_path / "again.pdf").read_bytes()
     save_drawing(read_drawing(tmp_path / "one.pdf.h5"), tmp_path / "redrawn.pdf")
     assert (tmp_path / "one.pdf").read_bytes() == (tmp_path / "redrawn.pdf").read_bytes()
+
+
+def test_panels_that_would_be_too_narrow_stand_one_above_the_other() -> None:
+    page = compose([[bars_of("narrow", 1.0), bars_of("broad", 2.0)]], widths=[[1, 3]], letters=False)
+    assert page.figure.get_figheight() == pytest.approx(2.0)
+    single = page.looking(Look("single", "neurips")).figure
+    assert single.get_figheight() == pytest.approx(3.0)
+    assert [axes.get_title() for axes in single.axes] == ["narrow", "broad"]

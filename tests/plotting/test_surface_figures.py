@@ -378,3 +378,8 @@ def test_parts_are_the_groups_where_there_are_any() -> None:
 def test_what_cannot_be_drawn_says_so(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(LandscapeError, match=message):
         make()
+
+
+def test_names_of_eigenvectors_are_set_as_formulas() -> None:
+    surface = dataclasses.replace(plane(), kind="eigen", axis_labels=("v_max of truck", "v_min of v_min"))
+    assert surface_contours(surface).settings["axes"] == [["v$_{max}$ of truck"], ["v$_{min}$ of v_min"]]
