@@ -263,7 +263,7 @@ def _of_layers(function: Callable[..., Drawing]) -> Callable[[Request], Drawing]
 
 def _layer_training(request: Request) -> Drawing:
     file = SpectrumFile.open(request.files[0])
-    return layer_training(_epochs(file, request), switch=_switches_of_sweep(file).get("DRW"))
+    return layer_training(_epochs(file, request), switches=_switches_of_sweep(file))
 
 
 def _switches_of_sweep(file: SpectrumFile) -> dict[str, int]:

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from landscape.errors import LandscapeError
@@ -274,7 +274,8 @@ def _accuracy(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     top = float(np.nanmax(np.fmax(mean, mean + arrays["deviation"]), initial=0.0))
     axes.set_ylim(0, min(1.0, top * 1.05) if top > 0 else 1.0)
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.set_ylabel("test accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=None))
+    axes.set_ylabel("test accuracy (%)")
     if with_counts:
         colors = dict(zip(groups, part_colors(groups), strict=True))
         last.bar(np.arange(classes), arrays["counts"], 1.0 if steps else _BARS, linewidth=0,

@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from landscape.curvature.results import Interval, PartSpectrum
@@ -20,18 +20,18 @@ from landscape.errors import LandscapeError, did_you_mean
 from landscape.plotting.colors import METHOD_LINES, method_color, part_colors
 from landscape.plotting.density import is_certified, plain_or_power
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
-from landscape.plotting.frames import add_legend, legend_entries, legend_height, plain_axes
+from landscape.plotting.frames import add_legend, legend_entries, legend_height, mark_switches, plain_axes
 from landscape.plotting.quantities import QUANTITIES, Scale
 from landscape.plotting.quantities import quantity as named_quantity
 from landscape.plotting.scales import asinh_ticks, scale_of, set_log_ticks
-from landscape.plotting.style import PALETTE, literal, text_width
+from landscape.plotting.style import PALETTE
 
 Array = NDArray[np.float64]
 History = Sequence[Mapping[str, Any]]
 """One run: a mapping an epoch, named as :class:`landscape.store.history.EpochRecord` is."""
 
 HISTORY_QUANTITIES: dict[str, tuple[str, Scale]] = {
-    "test_accuracy": ("test accuracy", "linear"),
+    "test_accuracy": ("test accuracy (%)", "linear"),
     "train_loss": ("training loss (nats)", "log"),
     "lr": ("learning rate", "log"),
     "penalty": ("penalty (nats)", "log"),
@@ -45,7 +45,6 @@ MAX_CURVES = 10
 
 _FEW = 30  # epochs up to which each has a marker and an error bar of its own
 _LINKED: dict[str, Any] = {"markersize": 3.0, "linewidth": 1.0, "markeredgewidth": 0.7}
-_SWITCH: dict[str, Any] = {"color": "0.35", "linewidth": 0.8, "linestyle": (0, (4, 2)), "zorder": 1.5}
 
 
 @dataclass(frozen=True)
@@ -220,6 +219,7 @@ def training_curves(curves: Sequence[Curve], switches: Mapping[str, float] | Non
     for quantity in dict.fromkeys(curve.quantity for curve in drawn):
         known = QUANTITIES.get(quantity)
         label, scale = (known.label, known.scale) if known else HISTORY_QUANTITIES[quantity]
+        label += " (%)" if quantity == "accuracy" else ""
         of_it = [curve for curve in drawn if curve.quantity == quantity]
         floor = max(curve.noise_floor for curve in of_it)
         every = np.concatenate([curve.values for curve in of_it])
@@ -268,7 +268,7 @@ def _training(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     places = np.unique(np.concatenate([arrays[f"{index}/epochs"] for index in range(len(settings["curves"]))]))
     few = len(places) <= 6
     grid[0, 0].xaxis.set_major_locator(FixedLocator(places.tolist()) if few else MaxNLocator(6, integer=True))
-    _mark_switches(grid.flat[: len(panels)], settings["switches"], width / columns - 0.6)
+    mark_switches(grid.flat[: len(panels)], settings["switches"], width / columns - 0.6)
     add_legend(figure, entries, handle=2.4)
     figure.align_ylabels()
     return figure
@@ -337,6 +337,8 @@ def _vertical_axis(axes: Axes, panel: Mapping[str, Any], inches: float) -> None:
         # A ratio halves where its curve halves; accuracies may all lie far from 0.
         axes.set_ylim(0.0 if low < 0.35 * high or "accuracy" not in panel["quantity"] else low, high)
         axes.yaxis.set_major_locator(MaxNLocator(5))
+        if "accuracy" in panel["quantity"]:
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=None))
         return
     width = panel["linear_width"]
     low, high = axes.get_ylim()
@@ -352,28 +354,3 @@ def _vertical_axis(axes: Axes, panel: Mapping[str, Any], inches: float) -> None:
     axes.axhline(0.0, color="0.5", linewidth=0.5, zorder=1)
     if low < 0:
         axes.axhspan(low, 0.0, color=PALETTE[3], alpha=0.06, linewidth=0, zorder=0)
-
-
-def _mark_switches(panels: Iterable[Axes], switches: Sequence[tuple[str, float]], inches: float) -> None:
-    """Dashed lines with their names above the axes; of two that are close the names lean away from each other."""
-    at: dict[float, list[str]] = {}
-    for name, epoch in switches:
-        at.setdefault(epoch, []).append(name)
-    marks = [(epoch, literal(", ".join(names))) for epoch, names in sorted(at.items())]
-    size = matplotlib.rcParams["font.size"]
-    for axes in panels:
-        low, high = axes.get_xlim()
-        for place, (epoch, name) in enumerate(marks):
-            axes.axvline(epoch, **_SWITCH)
-            half = 0.55 * text_width(name, size) * (high - low) / inches
-            beside = [other for other in (place - 1, place + 1) if 0 <= other < len(marks)]
-            crowded = [o for o in beside if abs(marks[o][0] - epoch) < half + 0.55 * text_width(marks[o][1], size)
-                       * (high - low) / inches]  # fmt: skip
-            lean = "center" if not crowded else "right" if crowded[0] > place else "left"
-            if epoch + half > high:
-                lean = "right"
-            elif epoch - half < low:
-                lean = "left"
-            axes.annotate(name, xy=(epoch, 1), xycoords=("data", "axes fraction"), xytext=(0, 1.5),
-                          textcoords="offset points", ha=lean, va="bottom", fontsize=size, color="0.25")  # fmt: skip
-        axes.set_xlim(low, high)

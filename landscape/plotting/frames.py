@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib
@@ -12,11 +12,12 @@ from matplotlib.figure import FigureBase
 from matplotlib.legend import Legend
 from matplotlib.legend_handler import HandlerTuple
 
-from landscape.plotting.style import label_width, literal, shorten
+from landscape.plotting.style import label_width, literal, shorten, text_width
 
 Entries = Sequence[tuple[Any, str]]
 """Handle and label of each line of a legend; handles in a tuple lie upon each other."""
 
+_SWITCH: dict[str, Any] = {"color": "0.35", "linewidth": 0.8, "linestyle": (0, (4, 2)), "zorder": 1.5}
 _ROOM = 3.9  # letter sizes that a handle and the gaps around it take
 
 
@@ -87,3 +88,34 @@ def _columns(entries: Entries, most: int) -> int:
         if sum(max(column) for column in np.array_split(widths, columns)) < width - 0.1:
             return columns
     return 1
+
+
+def mark_switches(panels: Iterable[Axes], switches: Sequence[tuple[str, float]], inches: float) -> None:
+    """Dashed lines with their names above the axes; of two that are close the names lean away from each other.
+
+    Args:
+        panels: with the epoch as abscissa, all alike.
+        switches: name → epochs completed by then.
+        inches: width of a panel.
+    """
+    at: dict[float, list[str]] = {}
+    for name, epoch in switches:
+        at.setdefault(epoch, []).append(name)
+    marks = [(epoch, literal(", ".join(names))) for epoch, names in sorted(at.items())]
+    size = matplotlib.rcParams["font.size"]
+    for axes in panels:
+        low, high = axes.get_xlim()
+        for place, (epoch, name) in enumerate(marks):
+            axes.axvline(epoch, **_SWITCH)
+            half = 0.55 * text_width(name, size) * (high - low) / inches
+            beside = [other for other in (place - 1, place + 1) if 0 <= other < len(marks)]
+            crowded = [o for o in beside if abs(marks[o][0] - epoch) < half + 0.55 * text_width(marks[o][1], size)
+                       * (high - low) / inches]  # fmt: skip
+            lean = "center" if not crowded else "right" if crowded[0] > place else "left"
+            if epoch + half > high:
+                lean = "right"
+            elif epoch - half < low:
+                lean = "left"
+            axes.annotate(name, xy=(epoch, 1), xycoords=("data", "axes fraction"), xytext=(0, 1.5),
+                          textcoords="offset points", ha=lean, va="bottom", fontsize=size, color="0.25")  # fmt: skip
+        axes.set_xlim(low, high)

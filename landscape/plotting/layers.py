@@ -25,9 +25,9 @@ from landscape.curvature.results import PartSpectrum
 from landscape.errors import LandscapeError
 from landscape.plotting.density import plain_or_power, set_signed_axis, tick_label_width
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
-from landscape.plotting.frames import add_legend
+from landscape.plotting.frames import add_legend, mark_switches
 from landscape.plotting.scales import set_log_ticks
-from landscape.plotting.style import PALETTE, literal, shorten
+from landscape.plotting.style import literal, shorten
 
 Array = NDArray[np.float64]
 Epochs = Mapping[int | None, Sequence[PartSpectrum]]
@@ -305,7 +305,7 @@ def _kinds(labels: Sequence[str]) -> dict[str, list[int]]:
 # ---------------------------------------------------------------------- over training
 
 
-def layer_training(epochs: Epochs, *, switch: float | None = None) -> Drawing:
+def layer_training(epochs: Epochs, *, switches: Mapping[str, float] | None = None) -> Drawing:
     """λ_max and trace over the epochs of a training: the whole network in black, layers coloured by depth.
 
     The axes are logarithmic; where a trace is not positive, its axis is linear around 0. Error bars of the whole: the
@@ -313,7 +313,7 @@ def layer_training(epochs: Epochs, *, switch: float | None = None) -> Drawing:
 
     Args:
         epochs: epoch → parts ``all`` and ``layer/…``, see :data:`Epochs`; two epochs or more.
-        switch: epochs completed when deferred class weights switched on; marked by a line.
+        switches: what is switched on during the training → epochs completed by then; dashed lines with these names.
 
     Returns:
         The drawing; its arrays are ``parts`` (p,), the whole first, ``labels`` (p,), ``epochs`` (e,) and, each (e, p)
@@ -338,12 +338,16 @@ def layer_training(epochs: Epochs, *, switch: float | None = None) -> Drawing:
                 table[key][row, place] = getattr(spectrum.saddle, key)  # type: ignore[union-attr]
     places = _numbers(study.epochs)
     words = {"parts": np.array(list(parts)), "labels": np.array(list(parts.values())), "epochs": places}
-    return Drawing("layer-training", {**words, **table}, {"switch": switch})
+    return Drawing(
+        "layer-training",
+        {**words, **table},
+        {"switches": [[name, float(epoch)] for name, epoch in (switches or {}).items()]},
+    )
 
 
 @renders("layer-training")
 def _draw_training(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
-    places, layers, switch = arrays["epochs"], len(arrays["parts"]) - 1, settings["switch"]
+    places, layers = arrays["epochs"], len(arrays["parts"]) - 1
     width = matplotlib.rcParams["figure.figsize"][0]
     beside = width > 5
     figure = new_figure(2.9 if beside else 4.6)
@@ -367,13 +371,8 @@ def _draw_training(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
         axes.grid(axis="y", linewidth=0.3, color="0.88")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        if switch is not None:
-            axes.axvline(switch, color=PALETTE[3], linewidth=0.8, linestyle="--", zorder=0)
-    entries = [(Line2D([], [], color="black", linewidth=1.4, marker="o", markersize=3), "whole network")]
-    if switch is not None:
-        line = Line2D([], [], color=PALETTE[3], linewidth=0.8, linestyle="--")
-        entries.append((line, "class weights switch on"))
-    add_legend(figure, entries)
+    mark_switches(panels, settings["switches"], (width - 1.0) / (2 if beside else 1) - 0.6)
+    add_legend(figure, [(Line2D([], [], color="black", linewidth=1.4, marker="o", markersize=3), "whole network")])
     depth = ScalarMappable(Normalize(1, max(layers, 2)), cm.batlow)
     depth.set_clim(1, 1 + (max(layers, 2) - 1) / _BRIGHTEST)
     bar = figure.colorbar(depth, ax=panels, aspect=30, pad=0.02, boundaries=np.linspace(1, layers, 65)

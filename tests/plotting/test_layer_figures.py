@@ -109,7 +109,7 @@ def test_labels_of_the_densities_do_not_overlap() -> None:
 
 
 def test_training_shows_both_ends_of_every_epoch_and_the_switch() -> None:
-    drawing = layer_training(SWEEP, switch=3)
+    drawing = layer_training(SWEEP, switches={"DRW": 3})
     arrays = drawing.arrays
     assert arrays["lambda_max"][:, 0].tolist() == [100.0, 50.0, 100 / 3, 25.0]
     assert arrays["trace"][:, 2].tolist() == [9.0, 8.0, 7.0, 6.0]
@@ -117,6 +117,7 @@ def test_training_shows_both_ends_of_every_epoch_and_the_switch() -> None:
     left, right = drawing.figure.axes[:2]
     assert [axes.get_yscale() for axes in (left, right)] == ["log", "log"]
     assert any(line.get_linestyle() == "--" and list(line.get_xdata()) == [3, 3] for line in left.lines)
+    assert "DRW" in [text.get_text() for text in left.texts]
     assert not any(line.get_linestyle() == "--" for line in layer_training(SWEEP).figure.axes[0].lines)
 
 

@@ -82,7 +82,7 @@ KINDS: dict[str, Callable[[Path], Drawing]] = {
     ),
     "layer-densities": lambda _: layer_densities(sweep()),
     "layer-distance": lambda _: layer_distance(sweep()),
-    "layer-training": lambda _: layer_training(sweep(), switch=1.5),
+    "layer-training": lambda _: layer_training(sweep(), switches={"stage II": 1.5}),
     "tsne": lambda folder: tsne_map(calibration(folder / "c.h5")),
     "nearest-class": lambda folder: nearest_class_matrix(calibration(folder / "c.h5")),
     "anomaly": lambda _: detection_panels(anomalies()),
