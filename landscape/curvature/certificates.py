@@ -112,9 +112,11 @@ def second_difference(problem: Problem, direction: Tensor, *, size: float) -> tu
     in float64 for four ε, each four times the one before. Rounding of L is measured, by second differences at an ε so
     small that nothing else is left; the smallest ε is where it makes up a hundredth of ``size``. A fourth derivative
     bends the larger ones, and so do kinks of ReLUs inside ±ε: on average they add the same at every ε, so that larger
-    ones may agree on a value that is not the Hessian's. Hence the first pair of neighbours that agrees is taken, and
-    the value at its larger ε, where rounding is less. If none agrees, as on a kink, it is the pair that disagrees
-    least, and the value at its smaller ε. The error is what they disagree by, and rounding.
+    ones may agree on a value that is not the Hessian's, and so may two neighbours on either side of the ε at which one
+    kink counts most. Hence the first pair of neighbours that agrees is taken, and the value at its larger ε, where
+    rounding is less; the error is what they disagree by, rounding, and what rounding does not explain of the values at
+    smaller ε. If none agrees, as on a kink, it is the value at the smallest ε, inside which kinks are fewest, and the
+    error is how far all of them lie apart.
 
     A large network on many samples has kinks inside any ±ε that float64 can resolve. The second difference is then the
     curvature of the loss as it is, and the Hessian that of its smooth pieces.
@@ -150,12 +152,15 @@ def second_difference(problem: Problem, direction: Tensor, *, size: float) -> tu
     ratio = _EPSILON_RATIOS[1] / _EPSILON_RATIOS[0]
     gaps = [abs(far - near) / (1 - ratio**-2) for near, far in itertools.pairwise(values)]
     noises = [2 * rounding / epsilon**2 for epsilon in epsilons]
-    for value, gap, noise in zip(values[1:], gaps, noises[1:], strict=True):
+    for place, (value, gap, noise) in enumerate(zip(values[1:], gaps, noises[1:], strict=True)):
         if gap + noise <= _AGREEMENT_SHARE * size:
-            return value, gap + noise
-    errors = [gap + noise if math.isfinite(gap) else math.inf for gap, noise in zip(gaps, noises, strict=False)]
-    best = int(np.argmin(errors))
-    return (values[best], errors[best]) if math.isfinite(errors[best]) else (float("nan"), math.inf)
+            apart = [abs(values[j] - value) - noises[j] for j in range(place)]
+            return value, gap + noise + max([0.0, *apart])
+    known = [(value, noise) for value, noise in zip(values, noises, strict=True) if math.isfinite(value)]
+    if len(known) < 2:
+        return float("nan"), math.inf
+    value, noise = known[0]
+    return value, noise + float(np.ptp([value for value, _ in known]))
 
 
 def descend(problem: Problem, direction: Tensor, *, curvature: float, loss: float) -> Descent:

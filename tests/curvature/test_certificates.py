@@ -87,6 +87,14 @@ def test_a_kink_shows_as_disagreement() -> None:
     assert error > 0.5 * value
 
 
+@pytest.mark.parametrize("distance", np.geomspace(1e-10, 1e-4, 73))
+def test_a_kink_at_any_distance_is_inside_the_error(distance: float) -> None:
+    """Two ε on either side of the one at which a kink counts most agree; that is no curvature."""
+    problem = function_problem(lambda w: 40 * torch.relu(w[0] - distance) - w[0] ** 2 / 2, [0.0, 1.0])
+    value, error = second_difference(problem, unit(1, 0), size=1.0)
+    assert abs(value + 1) <= error
+
+
 def test_many_kinks_do_not_add_up_to_a_curvature() -> None:
     """A thousand kinks add 5 to the curvature at every ε above their distance, and larger ε agree on that."""
     kinks = torch.linspace(-1, 1, 1000, dtype=torch.float64)
