@@ -30,9 +30,9 @@ FIGURE = Figure(
     title="spectra of a head and a tail class with SGD, SAM, ImbSAM and SSE-SAM",
     paper="Lyu et al., AAAI 2025 (SSE-SAM), escape from saddles",
     shows="Spectral density of the Hessian of the largest and of the smallest class's loss after training by SGD, "
-    "SAM, ImbSAM and SSE-SAM, for equally many epochs. The paper claims that SAM escapes saddle points of the overall loss but not of the "
-    "tail's, that ImbSAM escapes those of the tail and leaves the head under-trained, and that SSE-SAM does both [S]; "
-    "in which figure it shows so is not known [?].",
+    "SAM, ImbSAM and SSE-SAM, for equally many epochs. The paper claims that SAM escapes saddle points of the overall "
+    "loss but not of the tail's, that ImbSAM escapes those of the tail and leaves the head under-trained, and that "
+    "SSE-SAM does both [S]; in which figure it shows so is not known [?].",
     smoke="Digits and a network of 14,458 parameters: no evidence about the claim.",
     needs=needs,
     draw=draw,

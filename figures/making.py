@@ -149,7 +149,9 @@ def check_outputs(figure: Figure, output: Path) -> None:
     """
     there = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        raise LandscapeError(f"cannot write into '{output}': '{there}' is no folder that you may write: give another -o")
+        raise LandscapeError(
+            f"cannot write into '{output}': '{there}' is no folder that you may write: give another -o"
+        )
     target = output / f"{figure.name}.h5"
     if schema_of(target) not in (None, DRAWING_SCHEMA):
         raise LandscapeError(f"'{target}' holds results, the figure's arrays would replace it: give another -o")

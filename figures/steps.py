@@ -285,7 +285,9 @@ class Walk(Step):
 
     def __post_init__(self) -> None:
         if self.plan.spectrum is not None:
-            raise LandscapeError(f"a figure searches its eigenvectors itself: leave out spectrum = {self.plan.spectrum}")
+            raise LandscapeError(
+                f"a figure searches its eigenvectors itself: leave out spectrum = {self.plan.spectrum}"
+            )
 
     @property
     def name(self) -> str:

@@ -63,7 +63,7 @@ def _s1(drawing: Drawing, results: Results) -> None:
         np.testing.assert_array_equal(drawing.arrays[f"{panel}/0/losses"], surface.losses)
         correct = results.runs["CE+DRW"].history[-1]["per_class"][CLASSES[place]]
         label = CLASSES[place]
-        assert drawing.arrays[f"{panel}/labels"].tolist() == [f"{place}: {label}, {100 * correct:.1f}% correct"]
+        assert drawing.arrays[f"{panel}/labels"].tolist() == [f"{place}: {label}, {100 * correct:.1f} % correct"]
         # At θ it is the loss that the spectrum was measured at.
         centre = surface.losses[0, SMOKE.points // 2, SMOKE.points // 2]
         assert centre == pytest.approx(_part(spectra, place).saddle.loss, rel=1e-4)
@@ -219,7 +219,7 @@ CHECKS = {
 }
 # What must be read on the page: units and names of axes.
 WORDS = {
-    "S1": ("training images", "eigenvalues per decade", "loss (nats)", "% correct"),
+    "S1": ("training images", "eigenvalues per decade", "loss (nats)", " % correct"),
     "S2": ("eigenvalue λ", "eigenvalues per decade"),
     "S3": ("eigenvalue λ", "eigenvalues per decade", "SAM"),
     "S4": ("epoch", "DRW", "λ$_{min}$", "tail: 9"),
