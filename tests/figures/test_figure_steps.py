@@ -311,6 +311,23 @@ def test_another_radius_of_one_method_leaves_all_other_steps_as_they_are(monkeyp
     assert sorted(name for key, name in after.items() if key not in before) == gone
 
 
+@pytest.mark.parametrize(
+    ("every", "points", "epochs"),
+    [(1, 5, (4, 8, 12, 16, 20)), (4, 5, (4, 8, 12, 16, 20)), (4, 50, (4, 8, 12, 16, 20)), (3, 3, (6, 12, 18))],
+)
+def test_a_sweep_ends_with_the_last_checkpoint_kept(every: int, points: int, epochs: tuple[int, ...]) -> None:
+    training = Training("MLP", tiny_recipe(schedule={"epochs": 20}, run={"save_every": every}))
+    assert replace(SMOKE, sweep_points=points).sweep_epochs(training) == epochs
+
+
+def test_what_a_figure_asks_for_goes_over_what_the_smoke_scale_has_of_its_own() -> None:
+    def radius(scale: Any, **changes: Any) -> Any:
+        return figure_methods.train(scale, "CE+DRW+SAM", **changes).recipe.optimizer.rho
+
+    assert (radius(PAPER), radius(SMOKE)) == (0.5, 0.05)
+    assert (radius(PAPER, optimizer__rho=0.3), radius(SMOKE, optimizer__rho=0.3)) == (0.3, 0.3)
+
+
 @pytest.mark.parametrize("scale", [SMOKE, PAPER], ids=lambda scale: scale.name)
 def test_figures_share_what_they_have_in_common(scale: Any) -> None:
     """Equal methods never ask for different checkpoints, which would train them twice."""

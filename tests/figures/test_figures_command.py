@@ -179,8 +179,14 @@ def test_every_recipe_draws_at_the_paper_scale_what_its_paper_has() -> None:
     assert {step.plan.loss for name in NAMES for step in needs[name].spectra.values()} == {"ce"}
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(call: Call, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
+@pytest.mark.parametrize("what", ["a file above", "not ours"])
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    if what == "a file above":
+        (tmp_path / "file").touch()
+    else:
+        monkeypatch.setattr("os.access", lambda path, mode: False)  # whoever runs the tests may write everywhere
     refused = call("figures", "make", "E1", "--work", tmp_path / "work", "-o", tmp_path / "file" / "out")
     assert refused.code == 1
     assert "give another -o" in refused.err
