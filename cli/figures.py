@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import landscape_figures
 import rich_click as click
 from landscape_figures import NAMES, load_figure, load_figures
 from landscape_figures.figure import Figure
@@ -96,6 +97,11 @@ def list_figures(work: Path, data: str | None) -> None:
         )
     console.print(table)
     console.print(f"smoke, paper: steps that are there in {work}/, of those the figure needs", markup=False)
+    console.print(
+        f"a figure of your own is a copy of a file in {Path(landscape_figures.__file__).parent}",
+        markup=False,
+        soft_wrap=True,
+    )
     console.print("next: [bold]landscape figures make NAME[/] (smoke scale, minutes), or with --scale paper")
 
 

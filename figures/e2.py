@@ -32,7 +32,7 @@ FIGURE = Figure(
     shows="Spectral density of the Hessian of the largest and of the smallest class's loss after training by SGD, "
     "SAM, ImbSAM and SSE-SAM, for equally many epochs. The paper claims that SAM escapes saddle points of the overall "
     "loss but not of the tail's, that ImbSAM escapes those of the tail and leaves the head under-trained, and that "
-    "SSE-SAM does both [S]; in which figure it shows so is not known [?].",
+    "SSE-SAM does both [S]; in which figure it shows so, and its radii and η for CIFAR-10, are not known [?].",
     smoke="Digits and a network of 14,458 parameters: no evidence about the claim.",
     needs=needs,
     draw=draw,

@@ -35,6 +35,7 @@ def test_the_list_names_every_figure_with_its_paper(call: Call, tmp_path: Path) 
     assert set(NAMES) <= set(rows)
     assert "Zhou et al., ICCV 2023" in rows["I1"]
     assert rows["E1"].split()[-2:] == ["0/1", "0/1"]
+    assert str(importlib.resources.files("landscape_figures")) in listed.out.replace("\n", "")
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(call: Call, tmp_path: Path) -> None:
