@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import landscape_figures
 import rich_click as click
-from landscape_figures import NAMES, load_figure
+from landscape_figures import NAMES, load_figure, load_figures
 from landscape_figures.figure import Figure
 from landscape_figures.making import Work, check_outputs, make
 from landscape_figures.scales import Scale, open_scale
@@ -96,6 +97,11 @@ def list_figures(work: Path, data: str | None) -> None:
         )
     console.print(table)
     console.print(f"smoke, paper: steps that are there in {work}/, of those the figure needs", markup=False)
+    console.print(
+        f"a figure of your own is a copy of a file in {Path(landscape_figures.__file__).parent}",
+        markup=False,
+        soft_wrap=True,
+    )
     console.print("next: [bold]landscape figures make NAME[/] (smoke scale, minutes), or with --scale paper")
 
 
@@ -138,7 +144,7 @@ def make_figures(
     keeps what is finished: every epoch of a training, every part of a spectrum.
     """
     scale, look = open_scale(scale_name, data), Look(column, venue)
-    figures = [load_figure(name) for name in (NAMES if "all" in names else dict.fromkeys(names))]
+    figures = load_figures(names)
     if scale_name == "paper" and data is None:
         raise LandscapeError("the paper scale needs images: --data folder:PATH, or cifar10:PATH for CIFAR-10's files")
     store = Work(work)

@@ -27,8 +27,9 @@ FIGURE = Figure(
     title="accuracy of head and tail through the stages of SSE-SAM",
     paper="Lyu et al., AAAI 2025 (SSE-SAM), illustration",
     shows="Test accuracy of the head and of the tail classes, by number of images, over the epochs of SSE-SAM; the "
-    "dashed line is where stage II begins. The paper's illustration, CIFAR-10, has the tail at 54 to 62 % up to the "
-    "switch at epoch 350 and at 71 to 73 % after it, the head at 88.8 to 93.0 % [F, read by eye, ±0.3].",
+    "dashed line is where stage II begins. The paper's illustration, CIFAR-10, has the tail at 54.4 to 61.8 % up to "
+    "the switch at epoch 350 and at 70.5 to 72.8 % after it, the head at 88.8 to 93.0 % [F, read by eye, ±0.3]; its "
+    "cartoon of the stages is left out, and its radii and η for CIFAR-10 are not known [?].",
     smoke="20 epochs on digits: the panels and the switch, not the claim.",
     needs=needs,
     draw=draw,

@@ -49,16 +49,21 @@ def write_gallery(drawings: Path, docs: Path) -> Path:
         LandscapeError: a figure is missing, or was made at another scale.
     """
     page = docs / "gallery.md"
-    parts = [_HEAD]
     for name in NAMES:
-        figure = load_figure(name)
-        image = docs / "gallery" / f"{name}.png"
-        with atomic_replacement(image) as path:
+        with atomic_replacement(docs / _image(name)) as path:
             path.write_bytes(_small_png(drawings / f"{name}.h5"))
-        parts.append(_entry(figure, image.relative_to(docs)))
     with atomic_replacement(page) as path:
-        path.write_text("\n".join(parts), encoding="utf-8")
+        path.write_text(page_text(), encoding="utf-8")
     return page
+
+
+def page_text() -> str:
+    """The page, in Markdown: every figure with its image, its caption and its command."""
+    return "\n".join([_HEAD, *(_entry(load_figure(name)) for name in NAMES)])
+
+
+def _image(name: str) -> Path:
+    return Path("gallery") / f"{name}.png"
 
 
 def _small_png(path: Path) -> bytes:
@@ -73,11 +78,11 @@ def _small_png(path: Path) -> bytes:
     return small.getvalue()
 
 
-def _entry(figure: Figure, image: Path) -> str:
+def _entry(figure: Figure) -> str:
     recipe = f"figures/{figure.name.lower()}.py"
     return (
         f"## {figure.name}: {figure.title}\n\n"
-        f"![{figure.title}]({image.as_posix()})\n\n"
+        f"![{figure.title}]({_image(figure.name).as_posix()})\n\n"
         f"{figure.caption(SMOKE)}\n\n"
         f"Answers to: {figure.paper}. Recipe: [{recipe}](../{recipe}). `landscape figures make {figure.name}`\n"
     )

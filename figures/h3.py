@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from landscape.plotting import Drawing, layer_training
 
-from .figure import Figure, Results
-from .h1 import needs
+from .figure import Figure, Needs, Results
+from .methods import train
 from .pieces import layers_of
+from .scales import Scale
+
+
+def needs(scale: Scale) -> Needs:
+    return Needs(spectra={"layers": scale.layer_sweep(train(scale, "baseline"))})
 
 
 def draw(results: Results) -> Drawing:
@@ -20,7 +25,7 @@ FIGURE = Figure(
     shows="λ_max and trace of the Hessian of the whole network and of the block of every layer over the epochs of "
     "training with cross-entropy, on at most 1,000 images. The paper claims that both fall during training, for the "
     "network and for its layers [S].",
-    smoke="Three checkpoints of 20 epochs on digits, 60 images.",
+    smoke="Five checkpoints of 20 epochs on digits, 60 images.",
     needs=needs,
     draw=draw,
 )

@@ -27,11 +27,11 @@ FIGURE = Figure(
     name="I1",
     title="class sizes, and the loss surfaces of head and tail with SGD, SAM and ImbSAM",
     paper="Zhou et al., ICCV 2023 (ImbSAM), introduction",
-    shows="Training images a class, and the loss of the head and of the tail classes in a plane of two "
+    shows="Training images a class, and the loss of the head and of the tail classes, by index, in a plane of two "
     "filter-normalised random directions (the same seed for all), on at most 1,000 images a group, one scale for all "
     "panels. The paper claims that SGD is rough for both, SAM smooth for the head alone and ImbSAM smooth for the "
-    "tail [F]; its sizes are of ImageNet-LT, ours of the data that was trained on, and the parameters of its surfaces "
-    "are not known [?].",
+    "tail [F]; its sizes are of ImageNet-LT, ours of the data that was trained on, and neither the parameters of its "
+    "surfaces nor radius and η for CIFAR-10 are known [?].",
     smoke="Digits, at most 60 images a group, 15×15 points: no evidence about the claim.",
     needs=needs,
     draw=draw,

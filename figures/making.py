@@ -72,16 +72,19 @@ def compute(
         Key → path, of the steps and of all that they need.
 
     Raises:
-        LandscapeError: what the steps raise, or another process makes one of them right now.
+        LandscapeError: what the steps raise, or another process makes one of them right now, or what lies under a key
+            is not what it should be.
     """
     places: dict[str, Path] = {}
     for step in in_order(steps):
         if work.state(step) != "there":
             # Outside the lock another process may have finished it, so it is looked for again inside.
-            with writing(work.place(step)):
+            with writing(work.place(step), instead="give another --work"):
                 if work.state(step) != "there":
                     step.make(work.begun(step), Bench(places, device, command, reporter or Silent()))
                     os.replace(work.begun(step), work.place(step))
+        else:
+            step.check(work.place(step))
         places[step.key] = work.place(step)
     return places
 
@@ -139,11 +142,16 @@ def make(
 
 
 def check_outputs(figure: Figure, output: Path) -> None:
-    """A figure replaces nothing but a figure.
+    """A figure replaces nothing but a figure, and what cannot be written is not computed for days first.
 
     Raises:
-        LandscapeError: results lie under the name of its arrays.
+        LandscapeError: results lie under the name of its arrays, or nothing can be written there.
     """
+    there = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise LandscapeError(
+            f"cannot write into '{output}': '{there}' is no folder that you may write: give another -o"
+        )
     target = output / f"{figure.name}.h5"
     if schema_of(target) not in (None, DRAWING_SCHEMA):
         raise LandscapeError(f"'{target}' holds results, the figure's arrays would replace it: give another -o")

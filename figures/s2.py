@@ -31,7 +31,7 @@ FIGURE = Figure(
     shows="Spectral density of the Hessian of one class's loss: the largest class, the one in the middle and the "
     "smallest (columns) after training with four losses by SGD (rows), plain cross-entropy of the class throughout. "
     "The paper claims that networks end at saddle points of the losses of tail classes [S]; how its figure is "
-    "arranged is recalled, not verified [M].",
+    "arranged is recalled, not verified [M], and γ and τ of its VS are not known [?].",
     smoke="Digits and a network of 14,458 parameters, with at most six images in the smallest class: no evidence "
     "about the claim.",
     needs=needs,

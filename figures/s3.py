@@ -32,7 +32,8 @@ FIGURE = Figure(
     title="spectra of the smallest class, with SGD and with SAM",
     paper="Rangwani et al., NeurIPS 2022 (Saddle-LongTail), effect of SAM",
     shows="Spectral density of the Hessian of the smallest class's loss after four losses, each trained by SGD and by "
-    "SAM. The paper claims that SAM shrinks |λ_min|, and λ_max, of the tail [M].",
+    "SAM. The paper claims that SAM shrinks |λ_min|, and λ_max, of the tail [M]; γ and τ of its VS, and ρ with it, are "
+    "not known [?].",
     smoke="Digits, a network of 14,458 parameters and ρ = 0.05: no evidence about the claim.",
     needs=needs,
     draw=draw,

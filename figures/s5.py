@@ -13,7 +13,7 @@ from .pieces import seeds_of, shares_of, spectrum_of
 from .scales import Scale
 
 METHOD = "CE+DRW+SAM"
-RADII = {"smoke": (0.02, 0.05, 0.1, 0.2), "paper": (0.05, 0.1, 0.2, 0.5, 0.8)}
+RADII = {"smoke": (0.02, 0.05, 0.1, 0.2), "paper": (0.05, 0.1, 0.2, 0.5, 0.8, 1.0)}
 
 
 def needs(scale: Scale) -> Needs:

@@ -75,10 +75,15 @@ class Scale:
         return Spectra(training, plan, of=of or ("head", "mid", "tail"), epochs=self.sweep_epochs(training))
 
     def layers(self, training: Training) -> Spectra:
-        """The whole network and every layer, over the training."""
+        """The whole network and every layer with densities, early, in the middle and at the end of the training."""
         plan = StudyPlan(whole=True, per_layer=True, max_samples=self.samples, settings=self.density)
         epochs = self.sweep_epochs(training)
         return Spectra(training, plan, epochs=(epochs[0], epochs[len(epochs) // 2], epochs[-1]))
+
+    def layer_sweep(self, training: Training) -> Spectra:
+        """The ends and the trace of the whole network and of every layer over the training."""
+        plan = StudyPlan(whole=True, per_layer=True, max_samples=self.samples, settings=self.ends)
+        return Spectra(training, plan, epochs=self.sweep_epochs(training))
 
     def relief(self, training: Training) -> Walk:
         """Losses of head and tail in a plane of two filter-normalised random directions."""

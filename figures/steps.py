@@ -1,7 +1,8 @@
 """What figures need computed: trainings, spectra, surfaces, second stages. Each is a record that knows its key.
 
 The key of a step is the SHA-256 of everything that decides its result, the keys of its inputs among it, and of nothing
-that does not: neither device, nor folders, nor what a figure calls it. Equal steps of different figures are one step,
+that does not: neither device, nor folders, nor what a figure calls it. Which checkpoints a run keeps is part of it,
+since sweeps and trajectories are measured on them. Equal steps of different figures are one step,
 and a changed setting changes the keys of what follows from it and of nothing else. The version of landscape is not
 part of it: what a release computes otherwise is computed anew by clearing the folder.
 """
@@ -20,6 +21,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from landscape.errors import LandscapeError
 from landscape.store.features_file import SPLITS, FeaturesFile
 from landscape.study import StudyPlan, StudyProgress, Sweep, open_subject, open_sweep, run_study
 from landscape.study.surface import SurfacePlan, SurfaceProgress, run_surface
@@ -28,6 +30,7 @@ from landscape.training.loop import TrainingProgress, is_started, train
 from landscape.training.recipe import NOT_THE_METHOD, Recipe, resolve_device
 from landscape.twostage import Method, SecondStage, find_feature_layer, two_stage_settings
 from landscape.twostage.record import record_features, record_outcomes
+from landscape.twostage.settings import TRAINED
 
 
 class Reporter(Protocol):
@@ -100,6 +103,13 @@ class Step(ABC):
     def make(self, path: Path, bench: Bench) -> None:
         """Compute it into ``path``; what a killed attempt has left there is gone on with."""
 
+    def check(self, path: Path) -> None:  # noqa: B027  most have nothing to say
+        """Refuse what lies at ``path`` under the key although it is something else.
+
+        Raises:
+            LandscapeError: it is.
+        """
+
     @cached_property
     def key(self) -> str:
         """SHA-256, in hexadecimal digits."""
@@ -129,6 +139,9 @@ def in_order(steps: Sequence[Step]) -> list[Step]:
 # ---------------------------------------------------------------------- trainings
 
 
+_NOT_THE_RUN = NOT_THE_METHOD - {("run", "save_every")}
+
+
 @dataclass(frozen=True)
 class Training(Step):
     """A training run."""
@@ -152,7 +165,7 @@ class Training(Step):
     @property
     def content(self) -> dict[str, Any]:
         return {
-            section: {key: value for key, value in values.items() if (section, key) not in NOT_THE_METHOD}
+            section: {key: value for key, value in values.items() if (section, key) not in _NOT_THE_RUN}
             for section, values in self.recipe.resolved.dump().items()
         }
 
@@ -167,6 +180,19 @@ class Training(Step):
         """Epochs whose checkpoints the run keeps."""
         every, last = self.recipe.run.save_every, self.recipe.schedule.epochs
         return tuple(range(every, last + 1, every)) if every else ()
+
+    def check(self, path: Path) -> None:
+        # Of a folder of images the key has the name alone, which others may have too.
+        data = self.recipe.data.resolved
+        if not data.source.startswith("folder:") or data.root is None:
+            return
+        folder, info = data.root / data.source.removeprefix("folder:") / "train", read_info(path / "last.safetensors")
+        missing = [] if info is None else [name for name in info.class_names if not (folder / name).is_dir()]
+        if folder.is_dir() and missing:
+            raise LandscapeError(
+                f"'{path}' was trained on other images of the name '{data.source}': '{folder}' has no class "
+                f"'{missing[0]}'; give another --work"
+            )
 
     def make(self, path: Path, bench: Bench) -> None:
         values = self.recipe.dump()
@@ -186,6 +212,11 @@ def representatives(counts: Sequence[int]) -> dict[str, int]:
     """
     order = np.argsort(-np.asarray(counts), kind="stable")
     return {"head": int(order[0]), "mid": int(order[len(order) // 2]), "tail": int(order[-1])}
+
+
+def class_word(label: int, names: Sequence[str]) -> str:
+    """What a plan understands as this class: its number, or its name where a class is called by that number."""
+    return names[label] if str(label) in names else str(label)
 
 
 @dataclass(frozen=True)
@@ -214,7 +245,7 @@ class Spectra(Step):
     @property
     def content(self) -> dict[str, Any]:
         plan = asdict(self.plan)
-        for key in ("device", "chunk_size", "budget"):
+        for key in ("device", "chunk_size"):
             del plan[key]
         return {"plan": plan, "of": self.of, "epochs": self.epochs}
 
@@ -231,8 +262,9 @@ class Spectra(Step):
         )
         first = subject.first if isinstance(subject, Sweep) else subject
         places = representatives(first.training_counts)
-        classes = ",".join(str(places[place]) for place in self.of) or None
-        plan = replace(self.plan, classes=classes, device=bench.device)
+        classes = [self.plan.classes] if self.plan.classes is not None else []
+        classes += [class_word(places[place], first.data.class_names) for place in self.of]
+        plan = replace(self.plan, classes=",".join(classes) or None, device=bench.device)
         with bench.reporter.study(f"measure {self.training.title}") as progress:
             run_study(subject, plan, path, command=bench.command, progress=progress)
 
@@ -249,7 +281,13 @@ class Walk(Step):
 
     training: Training
     plan: SurfacePlan  # the device is the bench's
-    of: str | None = None  # the class whose eigenvectors and whose loss: "head", "mid", "tail"; None as the plan says
+    of: str | None = None  # the class whose loss, and eigenvectors: "head", "mid", "tail"; None as the plan says
+
+    def __post_init__(self) -> None:
+        if self.plan.spectrum is not None:
+            raise LandscapeError(
+                f"a figure searches its eigenvectors itself: leave out spectrum = {self.plan.spectrum}"
+            )
 
     @property
     def name(self) -> str:
@@ -264,7 +302,7 @@ class Walk(Step):
     @property
     def content(self) -> dict[str, Any]:
         plan = asdict(self.plan)
-        del plan["device"]
+        del plan["device"], plan["spectrum"]
         return {"plan": plan, "of": self.of}
 
     @property
@@ -277,8 +315,8 @@ class Walk(Step):
         if self.of is not None:
             info = read_info(run / "last.safetensors")
             assert info is not None
-            chosen = str(representatives(info.class_counts)[self.of])
-            plan = replace(plan, of=chosen, classes=chosen)
+            chosen = class_word(representatives(info.class_counts)[self.of], info.class_names)
+            plan = replace(plan, of=chosen if plan.along == "eigen" else plan.of, classes=chosen)
         with bench.reporter.surface(f"walk from {self.training.title}") as progress:
             run_surface([run], plan, path, data=self.training.images, command=bench.command, progress=progress)
 
@@ -354,6 +392,7 @@ class Calibration(Step):
             self.method, file.class_counts, source=file.meta["source"], first_epochs=file.meta["epoch"]
         )
         stage = SecondStage(file, settings, resolve_device(bench.device))
-        with bench.reporter.work(self.method, settings.epochs * len(self.seeds), "epochs") as advance:
+        epochs = settings.epochs if self.method in TRAINED else 0
+        with bench.reporter.work(self.method, epochs * len(self.seeds), "epochs") as advance:
             outcomes = [stage.run(seed, lambda: advance(1)) for seed in self.seeds]
         record_outcomes(file, stage, outcomes, path, command=bench.command)

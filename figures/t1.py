@@ -27,7 +27,8 @@ FIGURE = Figure(
     shows="One t-SNE of training features and of the features that TailCalibX generates for the smaller classes; and, "
     "for every class, the class of the training feature nearest to its generated and to its real features. The paper "
     "shows generated features beside real ones of their class and counts the nearest classes [S][R]. Its toy example "
-    "of decision regions in two dimensions is left out.",
+    "of decision regions in two dimensions is left out, and CIFAR-10-LT is none of its data sets: the first stage has "
+    "the settings of CIFAR-100-LT.",
     smoke="Features of a network of 14,458 parameters on digits.",
     needs=needs,
     draw=draw,

@@ -12,13 +12,17 @@ from landscape.errors import LandscapeError
 
 
 @contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+def writing(path: str | os.PathLike[str], *, instead: str = "give another -o") -> Iterator[None]:
     """Hold ``PATH.lock`` beside a file, or ``.lock`` in a folder, while the body runs; it names the process.
 
     What does not exist yet is taken for a file.
 
     The lock belongs to the open file (POSIX ``flock``), so the system gives it up with the process however that ends:
     a lock file that a killed process left behind is taken over.
+
+    Args:
+        path: what is written.
+        instead: what can be done, besides waiting, while another process writes it.
 
     Raises:
         LandscapeError: another process holds it, or the folder cannot be written.
@@ -30,7 +34,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
         descriptor = _locked(lock)
     except BlockingIOError:
         raise LandscapeError(
-            f"another run writes '{path}' (process {_owner(lock)}): wait for it, or give another -o"
+            f"another run writes '{path}' (process {_owner(lock)}): wait for it, or {instead}"
         ) from None
     except OSError as error:
         raise LandscapeError(f"cannot write '{path}': {error.strerror or error}") from error

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,14 +18,30 @@ from landscape_figures import methods as figure_methods
 from landscape_figures.h1 import by_depth
 from landscape_figures.making import Work, compute, recipe_text
 from landscape_figures.scales import PAPER, SMOKE, open_scale
-from landscape_figures.steps import Bench, Silent, Spectra, Step, Training, in_order, representatives
-from support.runs import StopAfter, files_below, tiny_recipe
+from landscape_figures.steps import (
+    Bench,
+    Calibration,
+    Features,
+    Silent,
+    Spectra,
+    Step,
+    Training,
+    Walk,
+    class_word,
+    in_order,
+    representatives,
+)
+from support.runs import StopAfter, files_below, tiny_recipe, write_image_folder
 
 from landscape.curvature import MeasureSettings, Part
+from landscape.curvature.parts import resolve_classes
 from landscape.errors import LandscapeError
 from landscape.lock import writing
 from landscape.store import SpectrumFile
-from landscape.study import Quiet, StudyPlan
+from landscape.store.surface_file import SurfaceFile
+from landscape.study import Budget, Quiet, StudyPlan
+from landscape.study.surface import SurfacePlan
+from landscape.training.recipe import Recipe
 
 # ---------------------------------------------------------------------- steps that take no time
 
@@ -134,9 +153,29 @@ def test_a_step_that_was_stopped_has_no_result_and_is_gone_on_with(
 
 def test_a_step_that_another_process_makes_is_left_to_it(tmp_path: Path, made: list[str]) -> None:
     work, step = Work(tmp_path), Sum("theirs", 5)
-    with writing(work.place(step)), pytest.raises(LandscapeError, match="another run writes"):
+    with (
+        writing(work.place(step)),
+        pytest.raises(LandscapeError, match=r"another run writes .*, or give another --work"),
+    ):
         compute([step], work)
     assert made == []
+
+
+def test_images_of_other_classes_under_the_same_name_are_not_taken_for_those_of_the_training(tmp_path: Path) -> None:
+    """The key has the name of a folder without what lies above it, so that it may move."""
+    work = Work(tmp_path / "work")
+    steps = []
+    for place, names in (("a", ("cat", "dog")), ("b", ("cat", "dog")), ("c", ("cat", "emu"))):
+        write_image_folder(tmp_path / place / "images", dict.fromkeys(names, 3))
+        data = {"source": f"folder:{tmp_path / place / 'images'}", "imbalance": "none"}
+        steps.append(Training("MLP", tiny_recipe(data=data, schedule={"epochs": 1})))
+    assert len({step.key for step in steps}) == 1
+    here = compute(steps[:1], work)
+    assert compute(steps[1:2], work) == here
+    with pytest.raises(LandscapeError, match=r"other images of the name 'folder:images': .* no class 'dog'"):
+        compute(steps[2:], work)
+    shutil.rmtree(tmp_path / "c")  # images that are gone are not needed to draw
+    assert compute(steps[2:], work) == here
 
 
 def test_a_step_that_another_process_finished_meanwhile_is_taken(
@@ -164,20 +203,72 @@ def test_a_step_that_another_process_finished_meanwhile_is_taken(
 # ---------------------------------------------------------------------- keys
 
 
-def test_the_key_of_a_training_is_that_of_its_method() -> None:
+def test_the_key_of_a_training_is_that_of_its_method_and_of_the_checkpoints_it_keeps() -> None:
     recipe = tiny_recipe(optimizer={"name": "sam", "rho": 0.1})
     key = Training("SAM", recipe).key
-    elsewhere = tiny_recipe(
-        optimizer={"name": "sam", "rho": 0.1}, run={"device": "cpu", "save_every": 2}, data={"root": "/somewhere"}
-    )
+    elsewhere = tiny_recipe(optimizer={"name": "sam", "rho": 0.1}, run={"device": "cpu"}, data={"root": "/somewhere"})
     assert Training("another title", elsewhere).key == key
     others = [
         tiny_recipe(optimizer={"name": "sam", "rho": 0.2}),
         tiny_recipe(optimizer={"name": "sam", "rho": 0.1}, run={"seed": 1}),
+        tiny_recipe(optimizer={"name": "sam", "rho": 0.1}, run={"save_every": 2}),
         tiny_recipe(optimizer={"name": "sam", "rho": 0.1}, data={"imbalance": "exp:5"}),
         tiny_recipe(optimizer={"name": "sam", "rho": 0.1}, schedule={"epochs": 5}),
     ]
-    assert len({key, *(Training("SAM", other).key for other in others)}) == 5
+    assert len({key, *(Training("SAM", other).key for other in others)}) == 1 + len(others)
+
+
+def test_every_field_of_a_recipe_is_in_the_key_but_those_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values are marked, not valid: what they would mean together is of no matter to the key."""
+    monkeypatch.setattr(Recipe, "resolved", property(lambda self: self))
+    recipe = tiny_recipe()
+    key = Training("any", recipe).key
+    kept = set()
+    for section in Recipe.model_fields:
+        old = getattr(recipe, section)
+        for field in type(old).model_fields:
+            marked = recipe.model_copy(update={section: old.model_copy(update={field: "marked"})})
+            with warnings.catch_warnings(action="ignore"):
+                kept |= {f"{section}.{field}"} if Training("any", marked).key == key else set()
+    assert kept == {"data.root", "data.download", "data.workers", "run.device", "run.compile", "run.log"}
+
+
+def _fields_without_effect(step: Any, plan: Any) -> set[str]:
+    found = set()
+    for field in fields(plan):
+        marked = copy.copy(plan)
+        object.__setattr__(marked, field.name, "marked")
+        # A plan with a spectrum makes no step at all.
+        if field.name != "spectrum" and replace(step, plan=marked).key == step.key:
+            found.add(field.name)
+    return found
+
+
+def test_every_field_of_a_plan_is_in_the_key_but_those_of_the_machine() -> None:
+    spectra = Spectra(Training("CE", tiny_recipe()), StudyPlan(), of=("tail",))
+    assert _fields_without_effect(spectra, spectra.plan) == {"device", "chunk_size"}
+    for field in fields(MeasureSettings):
+        settings = copy.copy(spectra.plan.settings)
+        object.__setattr__(settings, field.name, -1)
+        assert replace(spectra, plan=replace(spectra.plan, settings=settings)).key != spectra.key
+    walk = Walk(spectra.training, SurfacePlan())
+    assert _fields_without_effect(walk, walk.plan) == {"device"}
+    assert replace(walk, of="tail").key != walk.key
+    second = Calibration(Features(spectra.training), "tailcalibx", (0,))
+    others = [replace(second, method="crt"), replace(second, seeds=(1,)), replace(second, seeds=(0, 1))]
+    elsewhere = replace(second, features=Features(Training("CE", tiny_recipe(run={"seed": 1}))))
+    assert len({each.key for each in (second, elsewhere, *others)}) == 5
+
+
+def test_a_walk_with_eigenvectors_of_a_file_has_no_key() -> None:
+    with pytest.raises(LandscapeError, match="searches its eigenvectors itself"):
+        Walk(Training("CE", tiny_recipe()), SurfacePlan(along="eigen", spectrum=Path("x.h5")))
+
+
+def test_a_class_is_told_by_its_number_unless_another_is_called_so() -> None:
+    names = ["0", "1", "10", "2"]  # in the order of a folder
+    assert [resolve_classes(class_word(label, names), names) for label in range(4)] == [[0], [1], [2], [3]]
+    assert class_word(1, ["cat", "a, b"]) == "1"
 
 
 def test_a_default_written_out_is_the_same_training() -> None:
@@ -199,6 +290,7 @@ def test_the_key_of_spectra_has_the_plan_but_not_the_machine() -> None:
     step = Spectra(training, StudyPlan(), of=("tail",))
     assert replace(step, plan=StudyPlan(device="cuda", chunk_size=8)).key == step.key
     assert replace(step, plan=StudyPlan(split="test")).key != step.key
+    assert replace(step, plan=StudyPlan(budget=Budget.parse("5passes"))).key != step.key
     assert replace(step, plan=StudyPlan(settings=MeasureSettings(num_steps=7))).key != step.key
     assert replace(step, of=("head",)).key != step.key
     assert replace(step, epochs=(2, 4)).key != step.key
@@ -219,14 +311,32 @@ def test_another_radius_of_one_method_leaves_all_other_steps_as_they_are(monkeyp
     assert sorted(name for key, name in after.items() if key not in before) == gone
 
 
+@pytest.mark.parametrize(
+    ("every", "points", "epochs"),
+    [(1, 5, (4, 8, 12, 16, 20)), (4, 5, (4, 8, 12, 16, 20)), (4, 50, (4, 8, 12, 16, 20)), (3, 3, (6, 12, 18))],
+)
+def test_a_sweep_ends_with_the_last_checkpoint_kept(every: int, points: int, epochs: tuple[int, ...]) -> None:
+    training = Training("MLP", tiny_recipe(schedule={"epochs": 20}, run={"save_every": every}))
+    assert replace(SMOKE, sweep_points=points).sweep_epochs(training) == epochs
+
+
+def test_what_a_figure_asks_for_goes_over_what_the_smoke_scale_has_of_its_own() -> None:
+    def radius(scale: Any, **changes: Any) -> Any:
+        return figure_methods.train(scale, "CE+DRW+SAM", **changes).recipe.optimizer.rho
+
+    assert (radius(PAPER), radius(SMOKE)) == (0.5, 0.05)
+    assert (radius(PAPER, optimizer__rho=0.3), radius(SMOKE, optimizer__rho=0.3)) == (0.3, 0.3)
+
+
 @pytest.mark.parametrize("scale", [SMOKE, PAPER], ids=lambda scale: scale.name)
 def test_figures_share_what_they_have_in_common(scale: Any) -> None:
-    """Equal runs never ask for different checkpoints, so whoever trains first keeps what the others need."""
+    """Equal methods never ask for different checkpoints, which would train them twice."""
     steps = [step for name in NAMES for step in in_order(load_figure(name).needs(scale).steps)]
     kept: dict[str, set[int]] = {}
     for step in steps:
         if isinstance(step, Training):
-            kept.setdefault(step.key, set()).add(step.recipe.run.save_every)
+            method = step.recipe.model_copy(update={"run": step.recipe.run.model_copy(update={"save_every": 0})})
+            kept.setdefault(Training("any", method).key, set()).add(step.recipe.run.save_every)
     assert all(len(asked) == 1 for asked in kept.values())
     sweeps = [step for step in steps if isinstance(step, Spectra) and step.epochs is not None]
     assert sweeps
@@ -318,6 +428,18 @@ def test_killed_spectra_go_on_with_the_parts_that_are_missing(tmp_path: Path) ->
     assert file.complete_parts() == ["class/0", "class/9"]
     again = file.read_part("class/0")
     assert (again.seconds, again.pairs.values.tolist()) == (first.seconds, first.pairs.values.tolist())
+
+
+def test_classes_by_place_are_added_to_those_of_the_plan(tmp_path: Path) -> None:
+    step = Spectra(Training("MLP", tiny_recipe()), replace(_PLAN, classes="4"), of=("tail",))
+    file = SpectrumFile.open(compute([step], Work(tmp_path))[step.key])
+    assert file.complete_parts() == ["class/4", "class/9"]
+
+
+def test_a_walk_along_random_directions_may_be_of_one_class(tmp_path: Path) -> None:
+    step = Walk(Training("MLP", tiny_recipe()), SurfacePlan(dims=1, points=(3,)), of="tail")
+    surface = SurfaceFile.open(compute([step], Work(tmp_path))[step.key]).surface
+    assert (surface.kind, surface.parts) == ("random", ("class/9",))
 
 
 def test_sweeps_follow_the_checkpoints_of_the_run(tmp_path: Path) -> None:

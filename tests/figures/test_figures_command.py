@@ -6,14 +6,15 @@ import importlib.resources
 from pathlib import Path
 
 import pytest
-from landscape_figures import NAMES, load_figure
+from landscape_figures import NAMES, load_figure, load_figures
 from landscape_figures.making import Work, compute
-from landscape_figures.scales import SMOKE
+from landscape_figures.scales import SMOKE, open_scale
 from support.command import Call
 from support.runs import files_below
 
 from landscape.errors import LandscapeError
 from landscape.store import SpectrumFile
+from landscape.training import Recipe
 
 
 @pytest.fixture
@@ -34,6 +35,7 @@ def test_the_list_names_every_figure_with_its_paper(call: Call, tmp_path: Path) 
     assert set(NAMES) <= set(rows)
     assert "Zhou et al., ICCV 2023" in rows["I1"]
     assert rows["E1"].split()[-2:] == ["0/1", "0/1"]
+    assert str(importlib.resources.files("landscape_figures")) in listed.out.replace("\n", "")
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(call: Call, tmp_path: Path) -> None:
@@ -90,11 +92,106 @@ def test_a_figure_of_ones_own_is_a_file_like_ours(call: Call, tmp_path: Path, mi
     assert "landscape plot" in made.out
 
 
-def test_a_file_without_a_figure_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "empty.py"
-    path.write_text("FIGURE = None\n")
-    with pytest.raises(LandscapeError, match="declares no FIGURE"):
+def test_every_name_is_taken_once_and_all_stands_for_ours(mine: Path) -> None:
+    called = load_figures(["s2", "S2", str(mine), "all", str(mine)])
+    assert [figure.name for figure in called] == ["S2", "mine", *(name for name in NAMES if name != "S2")]
+
+
+def test_figures_that_would_be_the_same_files_are_refused(mine: Path) -> None:
+    mine.write_text(mine.read_text().replace('name="mine"', 'name="e1"'))
+    with pytest.raises(LandscapeError, match="two figures are called 'e1'"):
+        load_figures(["E1", str(mine)])
+    assert load_figures([str(mine)])[0].name == "e1"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("import nowhere_to_be_found\n", r"mine\.py', line 1: ModuleNotFoundError"),
+        ("\nFIGURE = (\n", r"mine\.py', line 2: '\(' was never closed"),
+        ("from .e1 import needs\n\nFIGURE = len(5)\n", r"mine\.py', line 3: TypeError"),
+        ("FIGURE = None\n", "declares no FIGURE"),
+    ],
+)
+def test_a_file_that_is_no_figure_says_where(tmp_path: Path, text: str, error: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(LandscapeError, match=error):
         load_figure(str(path))
+
+
+@pytest.mark.parametrize("name", ["../E1", "a/b", "", "a b"])
+def test_the_name_of_a_figure_is_that_of_its_files(mine: Path, name: str) -> None:
+    mine.write_text(mine.read_text().replace('name="mine"', f'name="{name}"'))
+    with pytest.raises(LandscapeError, match="names its files"):
+        load_figure(str(mine))
+
+
+def test_a_file_may_declare_steps_of_its_own_and_have_dots_in_its_name(tmp_path: Path, mine: Path) -> None:
+    step = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .steps import Step
+
+
+@dataclass(frozen=True)
+class Mine(Step):
+    shelf: ClassVar[str] = "mine"
+"""
+    path = tmp_path / "my.own.py"
+    path.write_text(mine.read_text() + step)
+    assert load_figure(str(path)).name == "mine"
+
+
+def test_every_recipe_draws_at_the_paper_scale_what_its_paper_has() -> None:
+    """The row of methods.md, 5.4, where it names losses, radii, epochs or checkpoints."""
+    scale = open_scale("paper", "folder:images")
+    needs = {name: load_figure(name).needs(scale) for name in NAMES}
+
+    def recipes(name: str) -> dict[str, Recipe]:
+        spectra = {title: step.training.recipe for title, step in needs[name].spectra.items()}
+        return {**spectra, **{title: step.recipe for title, step in needs[name].runs.items()}}
+
+    everything = [recipe for name in NAMES for recipe in recipes(name).values()]
+    assert {recipe.data.imbalance for recipe in everything} == {"exp:100"}
+    assert {recipe.data.source for recipe in everything} == {"folder:images"}
+    for name in ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "H1", "H2", "H3", "H4"):
+        assert {(each.model.name, each.schedule.epochs) for each in recipes(name).values()} == {("resnet32", 200)}
+    losses = {title: (each.loss.name, each.loss.reweight) for title, each in recipes("S2").items()}
+    assert losses == {
+        "CE": ("ce", "none"),
+        "CE+DRW": ("ce", "drw"),
+        "LDAM+DRW": ("ldam", "drw"),
+        "VS": ("vs", "none"),
+    }
+    radii = {title: each.optimizer.rho for title, each in recipes("S3").items() if title.endswith("SAM")}
+    assert radii == {"CE+SAM": 0.1, "CE+DRW+SAM": 0.5, "LDAM+DRW+SAM": 0.8, "VS+SAM": 0.5}
+    for name in ("S4", "H3"):
+        assert {step.epochs for step in needs[name].spectra.values()} == {tuple(range(10, 201, 10))}
+    assert [float(rho) for rho in needs["S5"].spectra] == [0.05, 0.1, 0.2, 0.5, 0.8, 1.0]
+    assert all(each.optimizer.rho == float(title.split()[0]) for title, each in recipes("S5").items())
+    assert {each.optimizer.name for each in recipes("S6").values()} == {"sgd", "pgd", "lpf-sgd", "sam", "asam"}
+    walks = needs["I1"].surfaces.values()
+    assert {(walk.plan.points, walk.plan.along, walk.plan.normalize) for walk in walks} == {((51,), "random", "filter")}
+    sse = recipes("E1")["SSE-SAM"]
+    assert round(sse.optimizer.gamma * sse.schedule.epochs) == 350
+    assert len({each.schedule.epochs for each in recipes("E2").values()}) == 1
+    assert {step.plan.loss for name in NAMES for step in needs[name].spectra.values()} == {"ce"}
+
+
+@pytest.mark.parametrize("what", ["a file above", "not ours"])
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    if what == "a file above":
+        (tmp_path / "file").touch()
+    else:
+        monkeypatch.setattr("os.access", lambda path, mode: False)  # whoever runs the tests may write everywhere
+    refused = call("figures", "make", "E1", "--work", tmp_path / "work", "-o", tmp_path / "file" / "out")
+    assert refused.code == 1
+    assert "give another -o" in refused.err
+    assert not (tmp_path / "work").exists()
 
 
 def test_what_is_there_is_listed_as_ready(call: Call, tmp_path: Path) -> None:

@@ -61,6 +61,9 @@ def _s1(drawing: Drawing, results: Results) -> None:
         assert surface.kind == "eigen"
         assert surface.parts == (f"class/{CLASSES[place]}",)
         np.testing.assert_array_equal(drawing.arrays[f"{panel}/0/losses"], surface.losses)
+        correct = results.runs["CE+DRW"].history[-1]["per_class"][CLASSES[place]]
+        label = CLASSES[place]
+        assert drawing.arrays[f"{panel}/labels"].tolist() == [f"{place}: {label}, {100 * correct:.1f} % correct"]
         # At θ it is the loss that the spectrum was measured at.
         centre = surface.losses[0, SMOKE.points // 2, SMOKE.points // 2]
         assert centre == pytest.approx(_part(spectra, place).saddle.loss, rel=1e-4)
@@ -169,8 +172,8 @@ def _t1(drawing: Drawing, results: Results) -> None:
     assert drawing.arrays["b/generated"][9, 9] == pytest.approx((made["nearest_sample"][tail] == 9).mean())
 
 
-def _layers(drawing: Drawing, results: Results) -> list[PartSpectrum]:
-    assert drawing.arrays["epochs"].tolist() == [4, 12, 20]
+def _layers(drawing: Drawing, results: Results, epochs: Sequence[int] = (4, 12, 20)) -> list[PartSpectrum]:
+    assert drawing.arrays["epochs"].tolist() == list(epochs)
     names = ["conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "head"]
     assert drawing.arrays["parts"].tolist()[-7:] == [f"layer/{name}" for name in names]
     return [results.spectra["layers"].read_part(f"epoch/20/{part}") for part in drawing.arrays["parts"]]
@@ -188,7 +191,7 @@ def _h2(drawing: Drawing, results: Results) -> None:
 
 
 def _h3(drawing: Drawing, results: Results) -> None:
-    parts = _layers(drawing, results)
+    parts = _layers(drawing, results, epochs=(4, 8, 12, 16, 20))
     for name in ("lambda_max", "trace"):
         np.testing.assert_array_equal(drawing.arrays[name][-1], [getattr(part.saddle, name) for part in parts])
 
@@ -214,7 +217,7 @@ CHECKS = {
 }
 # What must be read on the page: units and names of axes.
 WORDS = {
-    "S1": ("training images", "eigenvalues per decade", "loss (nats)"),
+    "S1": ("training images", "eigenvalues per decade", "loss (nats)", " % correct"),
     "S2": ("eigenvalue λ", "eigenvalues per decade"),
     "S3": ("eigenvalue λ", "eigenvalues per decade", "SAM"),
     "S4": ("epoch", "DRW", "λ$_{min}$", "tail: 9"),
