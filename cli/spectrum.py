@@ -21,7 +21,7 @@ from landscape.study.plan import BATCH_SIZE
 from .checks import finite, int64
 from .progress import StudyBar, console
 from .recipe_options import given_values
-from .subject_options import subject_of, subject_options, sweep_of
+from .subject_options import logit_scale_option, subject_of, subject_options, sweep_of
 from .tables import print_batch_table, print_saddle_table
 
 _DEFAULT = MeasureSettings()
@@ -145,13 +145,7 @@ click.rich_click.OPTION_GROUPS["* spectrum"] = [
 @click.option("--vectors", "keep_vectors", is_flag=True, help="store the eigenvectors; each is as large as the model")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="results file, FILE.h5")
 @click.option("--overwrite", is_flag=True, help="start the file again; nothing but spectra is ever replaced")
-@click.option(
-    "--logit-scale",
-    type=click.FloatRange(0, min_open=True),
-    callback=finite,
-    metavar="S",
-    help="of a foreign checkpoint with a cosine head: the loss is taken of S times its outputs [default: 1]",
-)
+@logit_scale_option
 @subject_options("spectrum")
 def command(
     checkpoints: tuple[Path, ...],

@@ -10,6 +10,7 @@ import rich_click as click
 
 from landscape.study import Subject, Sweep, open_subject, open_sweep
 
+from .checks import finite
 from .recipe_options import given_values, recipe_options
 
 
@@ -34,6 +35,16 @@ def subject_options(command: str) -> Callable[[Callable[..., Any]], Callable[...
         return recipe_options(command, "data", show_defaults=False, leave_out=training_only)(function)
 
     return decorate
+
+
+logit_scale_option = click.option(
+    "--logit-scale",
+    type=click.FloatRange(0, min_open=True),
+    callback=finite,
+    metavar="S",
+    help="of a foreign checkpoint with a cosine head: the loss is taken of S times its outputs [default: 1]",
+)
+"""For the commands that take a loss."""
 
 
 def subject_of(

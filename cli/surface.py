@@ -17,10 +17,10 @@ from landscape.store.surface_file import SurfaceFile, check_goldstein_output, wr
 from landscape.study.surface import POINTS, SurfaceCost, SurfacePlan, run_surface
 from landscape.surface.results import Surface
 
-from .checks import finite, int64
+from .checks import int64
 from .progress import WithBar, console, duration, several
 from .recipe_options import given_values
-from .subject_options import subject_options
+from .subject_options import logit_scale_option, subject_options
 from .tables import wanted_width
 
 
@@ -130,13 +130,7 @@ click.rich_click.OPTION_GROUPS["* surface"] = [
 @click.option("--overwrite", is_flag=True, help="start the file again; nothing but a surface is ever replaced")
 @click.option("--export", type=click.Path(path_type=Path), metavar="FILE.h5",
               help="write the whole loss with the keys of tomgoldstein/loss-landscape too")  # fmt: skip
-@click.option(
-    "--logit-scale",
-    type=click.FloatRange(0, min_open=True),
-    callback=finite,
-    metavar="S",
-    help="of a foreign checkpoint with a cosine head: the loss is taken of S times its outputs [default: 1]",
-)
+@logit_scale_option
 @subject_options("surface")
 def command(
     checkpoints: tuple[Path, ...],

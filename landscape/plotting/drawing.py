@@ -7,6 +7,7 @@ width the style says. What the arrays file holds is therefore what is drawn.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -221,7 +222,10 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
-        figure.savefig(temporary, format=suffix[1:], dpi=300, metadata=_METADATA[suffix])
+        # Through memory: on a full disk the PDF writer fails once more while it closes, with another error.
+        content = io.BytesIO()
+        figure.savefig(content, format=suffix[1:], dpi=300, metadata=_METADATA[suffix])
+        temporary.write_bytes(content.getbuffer())
     missing: dict[str, None] = {}  # a set that keeps its order
     for warning in caught:
         if re.match(MISSING_GLYPH, str(warning.message)):
