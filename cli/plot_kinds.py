@@ -30,6 +30,7 @@ from landscape.plotting.scatter import saddle_scatter
 from landscape.plotting.surface import surface_contours, surface_lines, surface_relief
 from landscape.store import SpectrumFile, schema_of, split_epoch
 from landscape.store.calibration_file import CALIBRATION_SCHEMA, CalibrationFile
+from landscape.store.features_file import FEATURES_SCHEMA
 from landscape.store.spectrum_file import SCHEMA as SPECTRUM_SCHEMA
 from landscape.store.surface_file import SURFACE_SCHEMA, SurfaceFile, is_goldstein, read_goldstein
 from landscape.surface.results import Surface
@@ -151,9 +152,12 @@ def _check_source(file: Path, kind: str) -> None:
         }  # fmt: skip
         found = schemas.get(schema)
         if found is None:
-            raise LandscapeError(
-                f"no kind draws '{file}', of schema '{schema}': `landscape info {file}` says what it is"
+            next_step = (
+                f"`landscape calibrate {file}` makes of it what --kind tsne and nearest-class draw"
+                if schema == FEATURES_SCHEMA
+                else f"`landscape info {file}` says what it is"
             )
+            raise LandscapeError(f"no kind draws '{file}', of schema '{schema}': {next_step}")
     if found is None or found == source or (source == "sweeps and runs" and found in ("spectra", "runs")):
         return
     also = "sweeps and runs" if found in ("spectra", "runs") else found

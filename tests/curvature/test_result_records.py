@@ -11,6 +11,7 @@ from support.spectra import part_spectrum
 from landscape.curvature.results import (
     BatchSpectra,
     Certificates,
+    Counts,
     Descent,
     Eigenpairs,
     Interval,
@@ -22,6 +23,7 @@ from landscape.curvature.results import (
     SplitHalf,
     TraceEstimate,
 )
+from landscape.surface.results import Surface
 
 SPECTRUM = part_spectrum()
 CERTIFICATES = Certificates(
@@ -37,7 +39,25 @@ CERTIFICATES = Certificates(
     sampling=SamplingErrors(10, 1.0, 0.2, 3.0, float("nan")),
 )
 VECTORS = np.random.default_rng(0).standard_normal((40, 13)).astype(np.float32)
+LINE, SIX = np.linspace(-1.0, 1.0, 3), np.arange(6.0).reshape(2, 3)
 RECORDS: dict[str, Record] = {
+    "counts": Counts(LINE, *(np.array([number, 2.0, 1.0]) for number in (3.0, 5.0, 2.5, 6.0))),
+    "surface": Surface(
+        kind="random",
+        x=LINE,
+        y=None,
+        parts=("all", "class/0"),
+        labels=("all", "λ"),
+        num_samples=np.array([7, 3]),
+        losses=np.where(SIX == 4, np.inf, SIX),
+        accuracies=SIX / 6,
+        done=np.array([True, True, False]),
+        norms=np.ones(1),
+        cosine=float("nan"),
+        axis_labels=("direction 1",),
+        marks=np.zeros((1, 1)),
+        mark_labels=("θ",),
+    ),
     "interval": Interval(1.5, -np.inf, np.inf),
     "pairs": SPECTRUM.pairs,
     "pairs with vectors": dataclasses.replace(SPECTRUM.pairs, vectors=VECTORS),
@@ -103,7 +123,7 @@ def test_every_record_survives_hdf5(name: str) -> None:
 
 def test_every_kind_of_record_is_among_them() -> None:
     kinds = {Interval, Eigenpairs, TraceEstimate, SpectralDensity, Descent, SplitHalf, SamplingErrors, Certificates}
-    kinds |= {SaddleReport, PartSpectrum, BatchSpectra}
+    kinds |= {SaddleReport, PartSpectrum, BatchSpectra, Counts, Surface}
     assert {type(record) for record in RECORDS.values()} == kinds == set(Record.__subclasses__())
 
 

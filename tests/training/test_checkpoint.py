@@ -274,13 +274,13 @@ def test_no_code_of_a_file_runs_without_permission(tmp_path: Path) -> None:
 
 
 def test_pickled_code_that_is_not_here_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "theirs.py").write_text("import torch\nclass Net(torch.nn.Linear):\n    pass\n")
+    (tmp_path / "pickled_by_them.py").write_text("import torch\nclass Net(torch.nn.Linear):\n    pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    import theirs  # type: ignore[import-not-found]
+    import pickled_by_them  # type: ignore[import-not-found]
 
-    torch.save(theirs.Net(2, 2), tmp_path / "net.pt")
-    monkeypatch.delitem(__import__("sys").modules, "theirs")
-    (tmp_path / "theirs.py").write_text("")
+    torch.save(pickled_by_them.Net(2, 2), tmp_path / "net.pt")
+    monkeypatch.delitem(__import__("sys").modules, "pickled_by_them")
+    (tmp_path / "pickled_by_them.py").write_text("")
     with pytest.raises(LandscapeError, match=r"whose code is not here.*Net"):
         load_state(tmp_path / "net.pt", allow_pickle=True)
 
