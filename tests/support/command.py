@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 from landscape_cli.main import main
+from landscape_cli.progress import console
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ Call = Callable[..., Outcome]
 def make_call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
     """``call("train", "-o", path)`` runs the command as the shell does; anything but an exit is a traceback."""
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console, "width", 200)  # it took its own from the environment when it was imported
 
     def call(*words: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["landscape", *map(str, words)])
