@@ -349,8 +349,8 @@ def _draw_group_means(
         for place, mean in enumerate(means[:, groups.index(group)]):
             color = method_color(place) if steps or len(means) > 1 else "0.15"
             line = METHOD_LINES[place % len(METHOD_LINES)]["linestyle"] if len(means) > 1 else "-"
-            axes.plot([first - 0.45, behind - 0.55], [mean, mean], color="white", linewidth=2.4, zorder=4)
-            axes.plot([first - 0.45, behind - 0.55], [mean, mean], color=_darker(color), linewidth=1.2,
+            axes.plot([first - 0.45, behind - 0.55], [mean, mean], color="white", linewidth=1.8, zorder=4)
+            axes.plot([first - 0.45, behind - 0.55], [mean, mean], color=_darker(color), linewidth=1.0,
                       linestyle=line, zorder=5)  # fmt: skip
         axes.annotate(literal(group), xy=((first + behind - 1) / 2, 1), xycoords=("data", "axes fraction"),
                       xytext=(0, 2), textcoords="offset points", ha="center", va="bottom")  # fmt: skip

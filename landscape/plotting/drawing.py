@@ -83,7 +83,7 @@ def new_figure(height: float, **pads: float) -> Canvas:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Everything that a figure shows; the same arrays, settings and look give the same figure, byte for byte.
+    """Everything that a figure shows; the same arrays, settings and look give the same figure, pixel for pixel.
 
     Raises:
         LandscapeError: no renderer of this ``kind``.
@@ -166,24 +166,26 @@ def _composite(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     if min(width for row in inches for width in row) < _NARROWEST:
         rows, heights = [[letter] for row in rows for letter in row], None
         inches = [[total] for _ in rows]
+    above = 1.6 * matplotlib.rcParams["figure.titlesize"] / 72 * bool(settings["letters"])
     if heights is None:
-        above = 1.6 * matplotlib.rcParams["figure.titlesize"] / 72 * bool(settings["letters"])
         heights = [
             max(_height(render(letter, width)) for letter, width in zip(row, wide, strict=True)) + above
             for row, wide in zip(rows, inches, strict=True)
         ]
     page = new_figure(sum(heights))
-    for strip, row, wide in zip(
-        page.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0],
-        rows, inches, strict=True,
-    ):  # fmt: skip
-        for place, letter, width in zip(
-            strip.subfigures(1, len(row), width_ratios=wide, squeeze=False)[0], row, wide, strict=True
-        ):
+    # Letters have a strip of their own above each row: a legend above the axes of a panel would lie upon them.
+    shares = [share for height in heights for share in ([above, height - above] if above else [height])]
+    strips = list(page.subfigures(len(shares), 1, height_ratios=shares, squeeze=False)[:, 0])
+    for row, wide in zip(rows, inches, strict=True):
+        if above:
+            head, starts = strips.pop(0), np.cumsum([0.0, *wide[:-1]]) / total
+            for letter, start in zip(row, starts, strict=True):
+                head.text(start + 0.07 / total, 0.5, f"({letter})", va="center", fontweight="bold",
+                          fontsize=matplotlib.rcParams["figure.titlesize"])  # fmt: skip
+        places = strips.pop(0).subfigures(1, len(row), width_ratios=wide, squeeze=False)[0]
+        for place, letter, width in zip(places, row, wide, strict=True):
             with _drawing_on(place):
                 render(letter, width)
-            if settings["letters"]:
-                place.suptitle(f"({letter})", x=0.01, ha="left", fontweight="bold")
     return page
 
 
@@ -303,7 +305,10 @@ def write_drawing(drawing: Drawing, path: str | os.PathLike[str], *, origin: Map
 
 
 def read_drawing(path: str | os.PathLike[str]) -> Drawing:
-    """The drawing that :func:`write_drawing` wrote; its figure is the same, byte for byte with the same matplotlib.
+    """The drawing that :func:`write_drawing` wrote; its figure is the same, pixel for pixel with the same matplotlib.
+
+    So a PNG of it has the same bytes. In a PDF of several panels a position may differ in its tenth digit, since the
+    solver of matplotlib's layout adds in no fixed order.
 
     Raises:
         LandscapeError: missing, of another schema, or of version 1, which held the arrays and not what they are of.
