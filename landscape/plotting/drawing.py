@@ -26,6 +26,7 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 import landscape
@@ -83,7 +84,7 @@ def new_figure(height: float, **pads: float) -> Canvas:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Everything that a figure shows; the same arrays, settings and look give the same figure, pixel for pixel.
+    """Everything that a figure shows; the same arrays, settings and look give the same figure, byte for byte.
 
     Raises:
         LandscapeError: no renderer of this ``kind``.
@@ -110,11 +111,23 @@ class Drawing:
             assert isinstance(figure, Figure)
             # Ticks take their style when they are made, which is when they are first laid out.
             figure.draw_without_rendering()
+            _settle(figure)
         return figure
 
     def looking(self, look: Look) -> Drawing:
         """The same content for another page."""
         return replace(self, look=look)
+
+
+def _settle(figure: Figure) -> None:
+    """Keep the layout as it is, rounded: its solver adds in no fixed order, and its last digits would show in files."""
+    figure.set_layout_engine("none")
+    parts = list(figure.subfigs)
+    for part in parts:
+        parts += part.subfigs
+        part.bbox_relative.set_points(np.round(part.bbox_relative.get_points(), 6))
+    for axes in figure.axes:
+        axes.set_position(Bbox(np.round(axes.get_position(original=True).get_points(), 6)))
 
 
 # ---------------------------------------------------------------------- several on one page
@@ -305,10 +318,7 @@ def write_drawing(drawing: Drawing, path: str | os.PathLike[str], *, origin: Map
 
 
 def read_drawing(path: str | os.PathLike[str]) -> Drawing:
-    """The drawing that :func:`write_drawing` wrote; its figure is the same, pixel for pixel with the same matplotlib.
-
-    So a PNG of it has the same bytes. In a PDF of several panels a position may differ in its tenth digit, since the
-    solver of matplotlib's layout adds in no fixed order.
+    """The drawing that :func:`write_drawing` wrote; its figure is the same, byte for byte with the same matplotlib.
 
     Raises:
         LandscapeError: missing, of another schema, or of version 1, which held the arrays and not what they are of.

@@ -51,9 +51,8 @@ def bars_of(title: str, height: float = 1.0) -> Drawing:
 
 
 @pytest.mark.parametrize("look", [Look(), Look("single", "neurips"), Look("wide")])
-@pytest.mark.parametrize(("name", "suffix"), [("one", ".png"), ("one", ".pdf"), ("page", ".png")])
+@pytest.mark.parametrize(("name", "suffix"), [("one", ".png"), ("one", ".pdf"), ("page", ".png"), ("page", ".pdf")])
 def test_a_drawing_read_back_is_the_same_bytes(look: Look, name: str, suffix: str, tmp_path: Path) -> None:
-    """Of a page the PNG alone: the solver of its layout leaves the tenth digit of a position open."""
     page = compose([[bars_of("left"), bars_of("right")], [bars_of("below", 2.0)]], widths=[[1, 2], [1]])
     drawing = page if name == "page" else bars_of("ν of the tail")
     first, arrays = save_drawing(drawing.looking(look), tmp_path / f"a{suffix}", origin={"command": "test"})
