@@ -12,9 +12,12 @@ from rich.table import Table
 
 from landscape.anomaly.results import describe as describe_grid
 from landscape.anomaly.results import is_results
-from landscape.store import describe, schema_of
+from landscape.errors import LandscapeError
+from landscape.store import describe
 from landscape.store.calibration_file import CALIBRATION_SCHEMA, describe_calibration
 from landscape.store.features_file import FEATURES_SCHEMA, describe_features
+from landscape.store.hdf5 import open_hdf5, short
+from landscape.store.spectrum_file import SCHEMA as SPECTRA_SCHEMA
 from landscape.store.surface_file import SURFACE_SCHEMA, describe_goldstein, describe_surface, is_goldstein
 
 
@@ -29,12 +32,12 @@ def _describe_figure(path: Path) -> list[tuple[str, str]]:
     ]
 
 
-# By the schema of the file; anything else is described, or refused, as a spectrum file.
 _DESCRIBED = {
+    SPECTRA_SCHEMA: describe,
     FEATURES_SCHEMA: describe_features,
     CALIBRATION_SCHEMA: describe_calibration,
     SURFACE_SCHEMA: describe_surface,
-    "landscape-drawing": _describe_figure,
+    "landscape-drawing": _describe_figure,  # spelled out for the same reason
 }
 
 
@@ -47,7 +50,7 @@ def command(file: Path) -> None:
     elif is_goldstein(file):
         rows = describe_goldstein(file)
     elif file.is_file() and (h5py.is_hdf5(file) or file.suffix in (".h5", ".hdf5")):
-        rows = _DESCRIBED.get(schema_of(file) or "", describe)(file)
+        rows = _describe_hdf5(file)
     else:
         rows = _describe_checkpoint(file)
     table = Table(show_header=False, box=None, pad_edge=False)
@@ -56,6 +59,16 @@ def command(file: Path) -> None:
     for label, value in rows:
         table.add_row(escape(label), escape(value))
     Console(highlight=False).print(table)
+
+
+def _describe_hdf5(path: Path) -> list[tuple[str, str]]:
+    with open_hdf5(path, "landscape") as file:
+        schema = file.attrs.get("schema")
+    if not isinstance(schema, str) or schema not in _DESCRIBED:
+        raise LandscapeError(
+            f"'{path}' is of schema {short(schema)}, which is none of landscape's: {', '.join(_DESCRIBED)}"
+        )
+    return _DESCRIBED[schema](path)
 
 
 def _describe_checkpoint(path: Path) -> list[tuple[str, str]]:

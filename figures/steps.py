@@ -2,9 +2,9 @@
 
 The key of a step is the SHA-256 of everything that decides its result, the keys of its inputs among it, and of nothing
 that does not: neither device, nor folders, nor what a figure calls it. Which checkpoints a run keeps is part of it,
-since sweeps and trajectories are measured on them. Equal steps of different figures are one step,
-and a changed setting changes the keys of what follows from it and of nothing else. The version of landscape is not
-part of it: what a release computes otherwise is computed anew by clearing the folder.
+since sweeps and trajectories are measured on them. Equal steps of different figures are one step, and a changed setting
+changes the keys of what follows from it and of nothing else. The version of landscape is not part of it: what a release
+computes otherwise is computed anew by clearing the folder.
 """
 
 from __future__ import annotations

@@ -105,14 +105,7 @@ class Problem:
             self.check = self._probe()
 
     def _freeze(self, model: nn.Module, samples: Samples) -> None:
-        try:
-            own = copy.deepcopy(model)
-        except RuntimeError as error:  # a tensor with a history hangs on the model, as the old weight_norm leaves one
-            raise LandscapeError(
-                f"{type(model).__name__} cannot be copied: {str(error).splitlines()[0]} Take off what computes its "
-                "weights anew, for example with torch.nn.utils.remove_weight_norm."
-            ) from error
-        self._model = own.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
+        self._model = independent_copy(model).to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
         self.samples = samples.cast(self.dtype, self.device, copy=True)
         for layer in self._batch_statistics:
             # Batch statistics without moving the running ones.
@@ -201,7 +194,7 @@ class Problem:
         view.dtype = dtype
         if dtype == torch.float64 and self.device.type == "cpu" and not self._batch_statistics:
             view.chunk_size = min(self.chunk_size, _DOUBLE_CHUNK)
-        view._model = copy.deepcopy(self._model).to(dtype=dtype)
+        view._model = independent_copy(self._model).to(dtype=dtype)
         view.traces = {}
         view.parameters = {name: p.to(dtype) for name, p in self.parameters.items()}
         view.buffers = {name: b.to(dtype) if b.is_floating_point() else b for name, b in self.buffers.items()}
@@ -399,6 +392,21 @@ class Problem:
                 f"the loss depends on how the samples are cut into chunks ({one:.6g} in one, {two:.6g} in two): return "
                 "the sums (Σ w_i ℓ_i, Σ w_i), not means, from a model that treats samples one by one."
             )
+
+
+def independent_copy(model: nn.Module) -> nn.Module:
+    """A copy that shares no tensor with the model.
+
+    Raises:
+        LandscapeError: a tensor with a history hangs on the model, as the old ``weight_norm`` leaves one.
+    """
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        raise LandscapeError(
+            f"{type(model).__name__} cannot be copied: {str(error).splitlines()[0]} Take off what computes its "
+            "weights anew, for example with torch.nn.utils.remove_weight_norm."
+        ) from error
 
 
 def _unit_vector(problem: Problem, seed: int) -> Tensor:

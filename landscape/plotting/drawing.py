@@ -128,6 +128,7 @@ def _settle(figure: Figure) -> None:
         part.bbox_relative.set_points(np.round(part.bbox_relative.get_points(), 6))
     for axes in figure.axes:
         axes.set_position(Bbox(np.round(axes.get_position(original=True).get_points(), 6)))
+    figure.draw_without_rendering()  # axes whose aspect is fixed find their place within the position given
 
 
 # ---------------------------------------------------------------------- several on one page

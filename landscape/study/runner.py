@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import platform
 import time
 import tomllib
 from collections.abc import Callable
@@ -12,12 +11,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import scipy
 import torch
 from torch import Tensor
 
-import landscape
 from landscape.curvature import Measurement, MeasureSettings, Part, Problem
 from landscape.curvature.batches import batch_spectra, draw_batches
 from landscape.curvature.operators import free_memory
@@ -27,6 +23,7 @@ from landscape.lock import writing
 from landscape.store import MetaValue, PartSummary, RunValue, SpectrumFile, check_output, epoch_prefix
 from landscape.study.cost import Cost, Ledger, estimate_cost, refuse_small_budget
 from landscape.study.plan import StudyPlan, build_problem, part_size, plan_parts
+from landscape.study.provenance import question, run_record
 from landscape.study.subject import Measured, MeasuredSamples, Sweep, recipe_difference
 from landscape.training.recipe import Recipe, resolve_device
 
@@ -184,7 +181,11 @@ class _Study:
             next(draw_batches(len(self.images), plan.batch_size))  # refuses a size that does not fit
         self.device = torch.device(resolve_device(plan.device))
         self.meta = _meta(self.first, plan, self.images)
-        self.run = _run(self.first, plan, self.device, command)
+        self.run: dict[str, RunValue] = {
+            **run_record(self.first, self.device, command),
+            "chunk_size": plan.chunk_size if plan.chunk_size is not None else 0,
+            "budget": "" if plan.budget is None else str(plan.budget),
+        }
 
     def go(self, *, overwrite: bool) -> SpectrumFile:
         file = SpectrumFile.open(self.output) if self.output.exists() and not overwrite else None
@@ -556,38 +557,11 @@ def _is_layer(part: Part) -> bool:
     return part.parameters is not None
 
 
-def _run(subject: Measured, plan: StudyPlan, device: torch.device, command: str) -> dict[str, RunValue]:
-    """What may differ between the runs that fill one file."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "command": command,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "landscape_version": landscape.__version__,
-        "torch_version": str(torch.__version__),
-        "numpy_version": np.__version__,
-        "scipy_version": scipy.__version__,
-        "python_version": platform.python_version(),
-        "device": str(device),
-        "device_name": name,
-        "num_threads": torch.get_num_threads(),
-        "source": subject.source,
-        "chunk_size": plan.chunk_size if plan.chunk_size is not None else 0,
-        "budget": "" if plan.budget is None else str(plan.budget),
-    }
-
-
 def _meta(subject: Measured, plan: StudyPlan, images: MeasuredSamples) -> dict[str, MetaValue]:
     """What all runs share, but for what belongs to a single checkpoint."""
     return {
-        **subject.describe(),
-        "dataset_fingerprint": images.fingerprint(),
-        "split": plan.split,
-        "loss": plan.loss,
+        **question(subject, plan, images),
         "dtype": plan.dtype,
         "batch_norm": plan.batch_norm,
-        "max_samples": plan.max_samples if plan.max_samples is not None else 0,
         **asdict(plan.settings),
-        "class_names": list(subject.data.class_names),
-        "class_counts": list(subject.data.counts),
-        "class_groups": [subject.groups.of(label) for label in range(len(subject.data.class_names))],
     }

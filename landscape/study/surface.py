@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import landscape
 from landscape.curvature import HessianOperator, MeasureSettings, Part, extreme_eigenpairs
+from landscape.curvature.problem import independent_copy
 from landscape.curvature.results import Eigenpairs
 from landscape.data import ImageSet
 from landscape.errors import LandscapeError, did_you_mean
@@ -24,6 +21,7 @@ from landscape.store import MetaValue, SpectrumFile
 from landscape.store.hdf5 import short
 from landscape.store.surface_file import SurfaceFile, check_surface_output
 from landscape.study.plan import StudyPlan, build_problem, plan_parts
+from landscape.study.provenance import question, run_record
 from landscape.study.subject import Subject, open_subject, open_sweep
 from landscape.surface.directions import (
     Eigenvector,
@@ -239,7 +237,7 @@ def _open_journey(
 
     def load(path: Path) -> nn.Module:
         _check_same_classes(subject.path, path)
-        other = copy.deepcopy(subject.model)
+        other = independent_copy(subject.model)
         fit_state(other, load_state(path, allow_pickle=allow_pickle), path)
         return other
 
@@ -290,7 +288,7 @@ class _Walker:
         self.parts = plan_parts(plan.study, self.images.labels, self.subject)
         self.device = torch.device(resolve_device(plan.device))
         self.meta = _meta(journey, plan, self.images)
-        self.run = _run(self.subject, self.device, command)
+        self.run = run_record(self.subject, self.device, command)
 
     def go(self, *, overwrite: bool) -> SurfaceFile:
         file = SurfaceFile.open(self.output) if self.output.exists() and not overwrite else None
@@ -458,21 +456,6 @@ def _arrays(direction: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name: values.numpy() for name, values in direction.items()}
 
 
-def _run(subject: Subject, device: torch.device, command: str) -> dict[str, MetaValue]:
-    """What may differ between the runs that fill one file."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "command": command,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "landscape_version": landscape.__version__,
-        "torch_version": str(torch.__version__),
-        "numpy_version": np.__version__,
-        "device": str(device),
-        "device_name": name,
-        "source": subject.source,
-    }
-
-
 def _meta(journey: _Journey, plan: SurfacePlan, images: ImageSet) -> dict[str, MetaValue]:
     """The question: what must agree before points are added to a file."""
     subject = journey.subject
@@ -480,16 +463,8 @@ def _meta(journey: _Journey, plan: SurfacePlan, images: ImageSet) -> dict[str, M
         "checkpoint": str(subject.path),
         "checkpoint_sha256": subject.sha256,
         "along": plan.along,
-        **subject.describe(),
         "epoch": -1 if subject.epoch is None else subject.epoch,
-        "dataset_fingerprint": images.fingerprint(),
-        "split": plan.split,
-        "loss": plan.loss,
-        "max_samples": plan.max_samples or 0,
-        "seed": plan.seed,
-        "class_names": list(subject.data.class_names),
-        "class_counts": list(subject.data.counts),
-        "class_groups": [subject.groups.of(label) for label in range(len(subject.data.class_names))],
+        **question(subject, plan.study, images),
     }
     if plan.along == "random":
         meta.update(normalize_directions=plan.normalize, keep_1d=plan.keep_1d)

@@ -10,7 +10,6 @@ makes forwards of its own, so that no core waits for another within one.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import queue
@@ -30,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from landscape.curvature.operators import free_memory
 from landscape.curvature.precision import exact_arithmetic
+from landscape.curvature.problem import independent_copy
 from landscape.errors import LandscapeError, did_you_mean
 from landscape.losses import ClassificationLoss
 
@@ -324,7 +324,7 @@ class _Network:
                 state[name].data = view  # a tied weight stays tied: the tensor is the same, only its memory is another
 
     def _folded(self, model: nn.Module) -> nn.Module:
-        own = _own_copy(model)
+        own = independent_copy(model)
         for fold in self._folds:
             convolution: Any = own.get_submodule(fold.convolution)
             batch_norm: Any = own.get_submodule(fold.batch_norm)
@@ -525,16 +525,6 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
         for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers())
         if tensor.is_floating_point()
     }
-
-
-def _own_copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except RuntimeError as error:
-        raise LandscapeError(
-            f"{type(model).__name__} cannot be copied: {str(error).splitlines()[0]} Take off what computes its weights "
-            "anew, for example with torch.nn.utils.remove_weight_norm."
-        ) from error
 
 
 def _identity(values: Tensor) -> Tensor:

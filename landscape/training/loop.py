@@ -441,7 +441,9 @@ class _Run:
         except LandscapeError as error:
             full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
             way_out = "Make room, then the same command with --resume goes on" if full else "--resume goes on"
-            raise LandscapeError(f"{error}; {self._kept()}. {way_out}.") from error.__cause__
+            raise LandscapeError(
+                f"{error}; {self._kept()}. {way_out} (`landscape figures make` resumes without it)."
+            ) from error.__cause__
 
     def _write(self, record: EpochRecord) -> None:
         info = CheckpointInfo(

@@ -269,6 +269,17 @@ def test_info_of_a_foreign_file_names_the_way_on(call: Call, tmp_path: Path) -> 
     assert "--model package.module:factory" in outcome.out
 
 
+def test_info_of_hdf5_that_is_not_ours_names_what_would_be(call: Call, tmp_path: Path) -> None:
+    for schema in (None, "another-tool", np.arange(2)):
+        with h5py.File(tmp_path / "junk.h5", "w") as file:
+            if schema is not None:
+                file.attrs["schema"] = schema
+        outcome = call("info", tmp_path / "junk.h5")
+        assert outcome.code == 1
+        for words in ("none of landscape's", "landscape-spectra", "landscape-surface", "landscape-drawing"):
+            assert words in outcome.err
+
+
 def test_saddle_prints_every_number_as_json(call: Call, spectra: Path) -> None:
     report = strict_json(call("saddle", spectra, "--json").out)
     stored = SpectrumFile.open(spectra).read_all()
