@@ -44,6 +44,7 @@ MAX_CURVES = 10
 """Parts whose curves are told apart in one panel."""
 
 _FEW = 30  # epochs up to which each has a marker and an error bar of its own
+_MARKERS = 7  # of a curve over more
 _LINKED: dict[str, Any] = {"markersize": 3.0, "linewidth": 1.0, "markeredgewidth": 0.7}
 
 
@@ -185,8 +186,8 @@ def training_curves(curves: Sequence[Curve], switches: Mapping[str, float] | Non
     With a single part methods take all three, with a single method parts: all differ in grey too. λ_min is shown on a
     scale that is linear within the noise floor (but at least 1e-3 of the largest magnitude), its negative side shaded,
     and its markers are filled where it certifies a negative eigenvalue; ratios and shares are on a linear axis; what is
-    positive on a logarithmic one. Error bars, or bands over more than 30 epochs, are those of the curves; what has no
-    error or an unbounded one has no bar.
+    positive on a logarithmic one. Error bars, or bands over more than 30 epochs (of which only some have a marker), are
+    those of the curves; what has no error or an unbounded one has no bar.
 
     Args:
         curves: from :func:`sweep_curves` and :func:`history_curves`, in any mixture; panels, parts and methods are in
@@ -243,6 +244,7 @@ def _training(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     width = matplotlib.rcParams["figure.figsize"][0]
     panels = settings["panels"]
     looks = _looks(settings)
+    ordinal = {curve: number for number, curve in enumerate(looks)}
     has_open = any(not values.all() for name, values in arrays.items() if name.endswith("/certified"))
     entries = legend_entries(*_legend(settings, looks, has_open=has_open))
     most = 1 if width < 4 else 2 if len(panels) in (2, 4) else 3
@@ -258,7 +260,8 @@ def _training(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
         for index, (quantity, method, part) in enumerate(settings["curves"]):
             if quantity == panel["quantity"]:
                 own = {name: arrays[f"{index}/{name}"] for name in ("epochs", "values", "low", "high")}
-                _draw_curve(axes, own, arrays.get(f"{index}/certified"), looks[method, part])
+                stagger = ordinal[method, part] / len(ordinal)
+                _draw_curve(axes, own, arrays.get(f"{index}/certified"), looks[method, part], stagger)
         plain_axes(axes)
         _vertical_axis(axes, panel, each)
         axes.set_ylabel(panel["label"])
@@ -308,19 +311,22 @@ def _legend(
     return handles, names
 
 
-def _draw_curve(axes: Axes, own: Mapping[str, Array], certified: NDArray[Any] | None, look: Mapping[str, Any]) -> None:
+def _draw_curve(
+    axes: Axes, own: Mapping[str, Array], certified: NDArray[Any] | None, look: Mapping[str, Any], stagger: float
+) -> None:
+    """A curve; of many epochs it has a band, and some markers that start at a share ``stagger`` of their distance."""
     epochs, values = own["epochs"], own["values"]
     known = np.isfinite(own["low"]) & np.isfinite(own["high"])
-    if len(epochs) > _FEW:
-        axes.plot(epochs, values, **{**_LINKED, **look, "marker": "none"})
-        if known.any():
-            axes.fill_between(epochs, own["low"], own["high"], where=known, color=look["color"], alpha=0.2, linewidth=0)
-        return
-    axes.plot(epochs, values, **{**_LINKED, **look}, zorder=3)
+    many = len(epochs) > _FEW
+    apart = math.ceil(len(epochs) / _MARKERS) if many else 1
+    marked = np.arange(int(stagger * apart), len(epochs), apart)
+    axes.plot(epochs, values, **{**_LINKED, **look}, markevery=marked.tolist(), zorder=3)
     if certified is not None and not certified.all():
         axes.plot(epochs[~certified], values[~certified], **{**_LINKED, **look, "linestyle": "none"},
                   markerfacecolor="white", zorder=4)  # fmt: skip
-    if known.any():
+    if many and known.any():
+        axes.fill_between(epochs, own["low"], own["high"], where=known, color=look["color"], alpha=0.2, linewidth=0)
+    elif known.any():
         bars = np.maximum([values - own["low"], own["high"] - values], 0.0)[:, known]
         axes.errorbar(epochs[known], values[known], bars, linestyle="none", color=look["color"], elinewidth=0.7,
                       capsize=1.5, capthick=0.7, zorder=3)  # fmt: skip

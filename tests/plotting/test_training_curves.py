@@ -187,10 +187,15 @@ def test_seeds_have_a_mean_and_a_deviation() -> None:
     np.testing.assert_array_equal(short[0].epochs, [1, 2])
 
 
-def test_long_histories_have_bands_and_no_markers() -> None:
+def test_long_histories_have_bands_and_few_markers_at_places_of_their_own() -> None:
     runs = [[line(epoch, 0.5 + 0.001 * epoch + 0.01 * seed) for epoch in range(1, 41)] for seed in range(2)]
     axes = training_curves(history_curves({"CE": runs}, parts=["all"])).figure.axes[0]
-    assert [found.get_marker() for found in linked(axes)] == ["none"]
+    assert [len(found.get_markevery()) for found in linked(axes)] == [7]
+    two = training_curves(history_curves({"CE": runs, "SAM": runs}, parts=["all"])).figure.axes[0]
+    places = [set(found.get_markevery()) for found in linked(two)]
+    assert [min(7, len(each)) for each in places] == [7, 7]
+    assert not places[0] & places[1]
+    assert len({found.get_marker() for found in linked(two)}) == 2
     (band,) = axes.collections
     heights = band.get_paths()[0].vertices[:, 1]
     assert heights.min() == pytest.approx(0.501 + 0.005 - math.sqrt(0.00005))
