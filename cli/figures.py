@@ -55,9 +55,11 @@ class _Bars:
 def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
     function = click.option(
         "--data",
-        metavar="folder:PATH|cifar10:PATH",
-        help="images of the paper scale: `PATH/train/<class>/` and `PATH/test/<class>/`, or the folder that "
-        "CIFAR-10's Python version lies in",
+        multiple=True,
+        metavar="folder:PATH|cifar10:PATH|cifar100:PATH",
+        help="images of the paper scale: folder:PATH with `PATH/train/<class>/` and `PATH/test/<class>/`, or "
+        "cifar10:PATH, the folder that CIFAR-10's Python version lies in. For the figures over two data sets also "
+        "cifar100:PATH or cifar100=folder:PATH",
     )(function)
     return click.option(
         "--work",
@@ -80,7 +82,7 @@ def command() -> None:
 
 @command.command(name="list")
 @_shared
-def list_figures(work: Path, data: str | None) -> None:
+def list_figures(work: Path, data: tuple[str, ...]) -> None:
     """The figures: what each shows, which paper it answers to, and how much of it is there already."""
     # What the images are called is part of every key: without --data those of CIFAR-10 itself are looked for.
     scales = [open_scale("smoke"), open_scale("paper", data)]
@@ -129,7 +131,7 @@ def _ready(figure: Figure, scale: Scale, work: Work) -> str:
 def make_figures(
     names: tuple[str, ...],
     scale_name: str,
-    data: str | None,
+    data: tuple[str, ...],
     work: Path,
     output: Path,
     venue: Venue,
@@ -145,7 +147,7 @@ def make_figures(
     """
     scale, look = open_scale(scale_name, data), Look(column, venue)
     figures = load_figures(names)
-    if scale_name == "paper" and data is None:
+    if scale_name == "paper" and "cifar10" not in scale.images:
         raise LandscapeError("the paper scale needs images: --data folder:PATH, or cifar10:PATH for CIFAR-10's files")
     store = Work(work)
     for figure in figures:

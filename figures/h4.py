@@ -17,7 +17,7 @@ def needs(scale: Scale) -> Needs:
 
 
 def draw(results: Results) -> Drawing:
-    return accuracy_table({method: seeds_of(results.runs, method) for method in METHODS})
+    return accuracy_table({"": {method: seeds_of(results.runs, method) for method in METHODS}})
 
 
 FIGURE = Figure(

@@ -43,21 +43,28 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
     "CosineCE": ("cifar10-lt/cosine-ce", _LAST_ONLY, {}),
 }
 
+# Laid over where a recipe of CIFAR-100-LT takes the place of one of CIFAR-10-LT.
+_OF_CIFAR100: dict[str, Mapping[str, Any]] = {"CE+DRW+ASAM": {"optimizer.rho": 1.0}}
 
-def train(scale: Scale, title: str, *, seed: int = 0, **changes: Any) -> Training:
+
+def train(scale: Scale, title: str, *, seed: int = 0, on: str = "cifar10", **changes: Any) -> Training:
     """The training of a method.
 
     Args:
         scale: how large.
         title: of the method, a key of :data:`METHODS`.
         seed: of the run.
+        on: which of the scale's data sets.
         changes: ``section__key`` = value at both scales, the smoke scale's own included.
     """
     recipe, always, smoke = METHODS[title]
     laid = {key.replace("__", "."): value for key, value in changes.items()}
+    if on != "cifar10":
+        always = {**always, **_OF_CIFAR100.get(title, {})}
+        recipe, title = recipe.replace("cifar10-lt", f"{on}-lt", 1), f"{title} on {scale.data_sets[on]}"
     return scale.train(title, recipe, seed=seed, changes={**always, **laid}, smoke={**smoke, **laid})
 
 
 def train_seeds(scale: Scale, title: str, **changes: Any) -> dict[str, Training]:
-    """The same training with every seed of the scale, as ``TITLE, seed N``."""
+    """The same training with every seed of the scale, as ``TITLE, seed N``; ``changes`` are those of :func:`train`."""
     return {f"{title}, seed {seed}": train(scale, title, seed=seed, **changes) for seed in scale.seeds}

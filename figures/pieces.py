@@ -72,14 +72,19 @@ def shares_of(runs: Sequence[FinishedRun]) -> NDArray[np.float64]:
     return np.array(rows, dtype=np.float64).T
 
 
-def accuracy_table(methods: Mapping[str, Sequence[FinishedRun]]) -> Drawing:
-    """Test accuracy by method: all, head, mid, tail; of several seeds the mean and one standard deviation."""
-    shares = [100 * shares_of(runs) for runs in methods.values()]
-    errors = [each.std(axis=1, ddof=1) if each.shape[1] > 1 else np.full(4, np.nan) for each in shares]
+def accuracy_table(data_sets: Mapping[str, Mapping[str, Sequence[FinishedRun]]]) -> Drawing:
+    """Test accuracy by method: all, head, mid, tail; of several seeds the mean and one standard deviation.
+
+    Args:
+        data_sets: data set → method → its runs; each is a section of the table, a single one needs no name.
+    """
+    rows = [(method, 100 * shares_of(runs)) for methods in data_sets.values() for method, runs in methods.items()]
+    errors = [each.std(axis=1, ddof=1) if each.shape[1] > 1 else np.full(4, np.nan) for _, each in rows]
     return result_table(
-        list(methods),
+        [method for method, _ in rows],
         ["all", "head", "mid", "tail"],
-        [each.mean(axis=1) for each in shares],
+        [each.mean(axis=1) for _, each in rows],
         errors,
         spans=[("test accuracy, %", 4)],
+        sections=[(name, len(methods)) for name, methods in data_sets.items()] if len(data_sets) > 1 else None,
     )

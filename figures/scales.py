@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,6 +20,8 @@ ScaleName = Literal["smoke", "paper"]
 
 _Values = Mapping[str, Any]
 
+_DATA_SETS = {"cifar10": "CIFAR-10-LT", "cifar100": "CIFAR-100-LT"}
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -27,6 +29,8 @@ class Scale:
 
     name: ScaleName
     over: _Values  # section.key → value, laid over every recipe
+    images: Mapping[str, _Values]  # data set that a recipe names → what is laid over its recipes besides
+    data_sets: Mapping[str, str]  # those that figures over several data sets show → what they are called there
     seeds: tuple[int, ...]  # of figures that show a spread
     density: MeasureSettings  # of spectra that are drawn
     ends: MeasureSettings  # of spectra whose ends alone are drawn, over a training
@@ -53,7 +57,7 @@ class Scale:
             smoke: the same at the smoke scale alone, over ``changes``.
         """
         values = read_recipe(recipe).values
-        laid = {**self.over, **(changes or {}), "run.seed": seed}
+        laid = {**self.over, **self.images.get(values["data"]["source"], {}), **(changes or {}), "run.seed": seed}
         if self.name == "smoke":
             laid |= smoke or {}
         for key, value in laid.items():
@@ -114,6 +118,8 @@ SMOKE = Scale(
         "schedule.batch_size": 64,
         "run.save_every": 4,
     },
+    images={"cifar100": {"data.imbalance": "exp:50"}},
+    data_sets={"cifar10": "digits, IF 20", "cifar100": "digits, IF 50"},
     seeds=(0, 1),
     density=MeasureSettings(num_pairs=2, max_matvecs=60, num_probes=2, max_probes=2, num_steps=30),
     ends=MeasureSettings(num_pairs=1, max_matvecs=60, num_probes=2, max_probes=2, num_steps=10),
@@ -126,6 +132,8 @@ SMOKE = Scale(
 PAPER = Scale(
     name="paper",
     over={"run.save_every": 10},
+    images={},
+    data_sets={"cifar10": _DATA_SETS["cifar10"]},
     seeds=(0, 1, 2),
     density=MeasureSettings(),
     ends=MeasureSettings(num_pairs=1, num_probes=2, max_probes=2, num_steps=20),
@@ -133,34 +141,49 @@ PAPER = Scale(
     points=51,
     samples=1000,
 )
-"""CIFAR-10-LT with the recipes as they ship."""
+"""The recipes as they ship: CIFAR-10-LT, and where its images are named CIFAR-100-LT too."""
 
 
-def open_scale(name: str, data: str | None = None) -> Scale:
+def open_scale(name: str, data: Sequence[str] = ()) -> Scale:
     """A scale by its name.
 
     Args:
         name: ``smoke`` or ``paper``.
-        data: where the images of the paper scale lie, ``folder:PATH`` or ``cifar10:PATH``.
+        data: where the images of the paper scale lie: ``folder:PATH`` or ``cifar10:PATH`` those of CIFAR-10,
+            ``cifar100=folder:PATH`` or ``cifar100:PATH`` those of CIFAR-100.
 
     Raises:
-        LandscapeError: another name, or data of another form, or for the smoke scale, which has its own.
+        LandscapeError: another name, or data of another form, of one set twice, or for the smoke scale, which has its
+            own.
     """
     if name not in get_args(ScaleName):
         raise LandscapeError(f"no scale '{name}'{did_you_mean(name, get_args(ScaleName))}: give smoke or paper")
     if name == "smoke":
-        if data is not None:
-            raise LandscapeError(f"--data {data} is of the paper scale: add --scale paper; smoke has its digits inside")
+        if data:
+            raise LandscapeError(
+                f"--data {data[0]} is of the paper scale: add --scale paper; smoke has its digits inside"
+            )
         return SMOKE
-    return PAPER if data is None else replace(PAPER, over={**PAPER.over, **_source(data)})
+    images: dict[str, _Values] = {}
+    for words in data:
+        of, values = _source(words)
+        if of in images:
+            raise LandscapeError(f"--data '{words}': the images of {_DATA_SETS[of]} are named twice")
+        images[of] = values
+    return replace(
+        PAPER, images=images, data_sets={of: title for of, title in _DATA_SETS.items() if of in ("cifar10", *images)}
+    )
 
 
-def _source(data: str) -> dict[str, Any]:
-    kind, _, path = data.partition(":")
-    if kind not in ("folder", "cifar10") or not path:
+def _source(data: str) -> tuple[str, dict[str, Any]]:
+    """The data set and its place."""
+    of, _, place = data.partition("=") if data.startswith(tuple(f"{name}=" for name in _DATA_SETS)) else ("", "", data)
+    kind, _, path = place.partition(":")
+    if not path or kind not in ("folder", *([] if of else _DATA_SETS)):
         raise LandscapeError(
-            f"--data '{data}': write folder:PATH, or cifar10:PATH for the folder of its Python version"
+            f"--data '{data}': write folder:PATH, or cifar10:PATH for the folder of its Python version; of CIFAR-100 "
+            "cifar100=folder:PATH or cifar100:PATH"
         )
     if kind == "folder":
-        return {"data.source": data}
-    return {"data.source": "cifar10", "data.root": Path(path).expanduser().absolute()}
+        return of or "cifar10", {"data.source": place}
+    return kind, {"data.source": kind, "data.root": Path(path).expanduser().absolute()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -14,9 +14,6 @@ from landscape.errors import LandscapeError
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
 from landscape.plotting.frames import bare
 from landscape.plotting.style import literal, shorten, text_width
-
-if TYPE_CHECKING:
-    import pandas
 
 Best = Literal["max", "min", "none"]
 Array = NDArray[np.float64]
@@ -47,9 +44,10 @@ def result_table(
     best: Best | Sequence[Best] = "max",
     digits: int | Sequence[int] = 1,
     spans: Sequence[tuple[str, int]] | None = None,
+    sections: Sequence[tuple[str, int]] | None = None,
     corner: str = "",
 ) -> Drawing:
-    """A table of numbers with the best of every column in bold.
+    """A table of numbers with the best of every column in bold, in every section of its own.
 
     Numbers that are printed alike are equally good. A missing one (NaN) is a dash.
 
@@ -61,6 +59,7 @@ def result_table(
         best: what is best, of all columns or column by column; ``none`` prints nothing in bold.
         digits: behind the point, of all columns or column by column.
         spans: heads over several columns, (words, number of columns), from the left; together as many as ``columns``.
+        sections: heads over several rows, (words, number of rows), from the top; together as many as ``rows``.
         corner: the head over the rows.
 
     Returns:
@@ -68,7 +67,7 @@ def result_table(
         there is none.
 
     Raises:
-        LandscapeError: shapes, spans or settings that do not fit ``rows`` and ``columns``.
+        LandscapeError: shapes, spans, sections or settings that do not fit ``rows`` and ``columns``.
     """
     shape = (len(rows), len(columns))
     table = np.asarray(values, dtype=np.float64)
@@ -82,15 +81,22 @@ def result_table(
     places = [digits] * shape[1] if isinstance(digits, int) else list(digits)
     if len(bests) != shape[1] or len(places) != shape[1] or not set(bests) <= {"max", "min", "none"}:
         raise LandscapeError(f"{shape[1]} columns need a 'best' (max, min or none) and digits each, or one for all")
-    if spans is not None and sum(number for _, number in spans) != shape[1]:
-        raise LandscapeError(f"heads over {sum(n for _, n in spans)} columns do not fit a table of {shape[1]} columns")
+    for heads, count, what in ((spans, shape[1], "columns"), (sections, shape[0], "rows")):
+        if heads is not None and sum(number for _, number in heads) != count:
+            raise LandscapeError(f"heads over {sum(n for _, n in heads)} {what} do not fit a table of {count} {what}")
     arrays: dict[str, NDArray[Any]] = {
         "rows": np.array(list(rows)),
         "columns": np.array(list(columns)),
         "values": table,
         "errors": spread,
     }
-    settings = {"best": bests, "digits": places, "spans": spans or [], "corner": corner}
+    settings = {
+        "best": bests,
+        "digits": places,
+        "spans": spans or [],
+        "sections": sections or [],
+        "corner": corner,
+    }
     return Drawing("table", arrays, settings)
 
 
@@ -104,10 +110,30 @@ def table_text(drawing: Drawing, form: Literal["markdown", "latex"]) -> str:
         raise LandscapeError(f"a drawing of kind '{drawing.kind}' is no table")
     if form not in ("markdown", "latex"):
         raise LandscapeError(f"a table is written as markdown or latex, not as '{form}'")
-    cells, bold = _cells(drawing.arrays, drawing.settings)
-    if form == "markdown":
-        return _markdown(drawing, cells, bold)
-    return _latex(_frame(drawing, cells), bold, drawing.settings["corner"])
+    lines = _lines(drawing.arrays, drawing.settings)
+    return _markdown(drawing, lines) if form == "markdown" else _latex(drawing, lines)
+
+
+class _Line(NamedTuple):
+    """One line of a table below its heads."""
+
+    name: str
+    cells: list[str]
+    bold: list[bool]
+    is_head: bool = False  # of a section: its cells are empty
+
+
+def _lines(arrays: Arrays, settings: Mapping[str, Any]) -> list[_Line]:
+    names = arrays["rows"].tolist()
+    lines, at = [], 0
+    for words, number in settings["sections"] or [("", len(names))]:
+        rows = slice(at, at + number)
+        cells, bold = _cells({name: arrays[name][rows] for name in ("values", "errors")}, settings)
+        if settings["sections"]:
+            lines.append(_Line(words, [""] * len(arrays["columns"]), [False] * len(arrays["columns"]), is_head=True))
+        lines += [_Line(*line) for line in zip(names[rows], cells, bold.tolist(), strict=True)]
+        at += number
+    return lines
 
 
 def _cells(arrays: Arrays, settings: Mapping[str, Any]) -> tuple[list[list[str]], NDArray[np.bool_]]:
@@ -133,32 +159,33 @@ def _heads(arrays: Arrays, settings: Mapping[str, Any]) -> list[str]:
     return [f"{span} {column}".strip() for span, column in zip(above, columns, strict=True)] if above else columns
 
 
-def _markdown(drawing: Drawing, cells: list[list[str]], bold: NDArray[np.bool_]) -> str:
-    def line(words: Sequence[str]) -> str:
+def _markdown(drawing: Drawing, lines: Sequence[_Line]) -> str:
+    def written(words: Sequence[str]) -> str:
         return "| " + " | ".join(word.replace("|", "\\|") for word in words) + " |"
 
-    lines = [line([drawing.settings["corner"], *_heads(drawing.arrays, drawing.settings)])]
-    lines.append("|---|" + "---:|" * len(cells[0]))
-    for name, words, marks in zip(drawing.arrays["rows"].tolist(), cells, bold, strict=True):
-        lines.append(line([name, *(f"**{word}**" if mark else word for word, mark in zip(words, marks, strict=True))]))
-    return "\n".join(lines) + "\n"
+    text = [written([drawing.settings["corner"], *_heads(drawing.arrays, drawing.settings)])]
+    text.append("|---|" + "---:|" * len(lines[0].cells))
+    for line in lines:
+        cells = [f"**{word}**" if mark else word for word, mark in zip(line.cells, line.bold, strict=True)]
+        text.append(written([f"*{line.name}*" if line.is_head else line.name, *cells]))
+    return "\n".join(text) + "\n"
 
 
-def _frame(drawing: Drawing, cells: list[list[str]]) -> pandas.DataFrame:
+def _latex(drawing: Drawing, lines: Sequence[_Line]) -> str:
     import pandas
 
     columns = drawing.arrays["columns"].tolist()
     above = [words for words, number in drawing.settings["spans"] for _ in range(number)]
     heads: Any = pandas.MultiIndex.from_arrays([above, columns]) if above else columns
-    return pandas.DataFrame(cells, index=drawing.arrays["rows"].tolist(), columns=heads)
-
-
-def _latex(frame: pandas.DataFrame, bold: NDArray[np.bool_], corner: str) -> str:
-    frame.columns.names = [*[None] * (frame.columns.nlevels - 1), corner or None]
-    # By number, since rows may well be called alike.
-    marks = np.where(bold, "textbf:--rwrap;", "")
-    styled = frame.style.format(_symbols).apply(lambda _: marks, axis=None)
-    styled = styled.format_index(_symbols, escape="latex", axis=0)
+    # Rows may well be called alike; a hidden number tells them apart.
+    index = pandas.MultiIndex.from_arrays([range(len(lines)), [line.name for line in lines]])
+    frame = pandas.DataFrame([line.cells for line in lines], index=index, columns=heads)
+    frame.columns.names = [*[None] * (frame.columns.nlevels - 1), drawing.settings["corner"] or None]
+    marks = np.where([line.bold for line in lines], "textbf:--rwrap;", "")
+    slanted = np.where([line.is_head for line in lines], "textit:--rwrap;", "")
+    styled = frame.style.hide(axis=0, level=0).format(_symbols).apply(lambda _: marks, axis=None)
+    styled = styled.apply_index(lambda _: slanted, axis=0, level=1)
+    styled = styled.format_index(_symbols, escape="latex", axis=0, level=1)
     styled = styled.format_index(_symbols, escape="latex-math", axis=1)  # their $_{…}$ are formulas in the figure too
     return str(styled.to_latex(hrules=True, multicol_align="c", column_format="l" + "r" * frame.shape[1]))
 
@@ -176,10 +203,10 @@ def _symbols(words: str) -> str:
 @renders("table")
 def _table(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     width = matplotlib.rcParams["figure.figsize"][0] - _MARGIN
-    cells, bold = _cells(arrays, settings)
-    heads, names, spans = arrays["columns"].tolist(), arrays["rows"].tolist(), settings["spans"]
+    lines = _lines(arrays, settings)
+    heads, names, spans = arrays["columns"].tolist(), [each.name for each in lines], settings["spans"]
     size = matplotlib.rcParams["font.size"]
-    content = (cells, heads, names, spans, settings["corner"])
+    content = ([each.cells for each in lines], heads, names, spans, settings["corner"])
     gap, widths = _GAP, _widths(*content, size, _GAP)
     if sum(widths) > width:
         # Letters shrink with everything that is as wide as they are, the gaps do not.
@@ -220,12 +247,15 @@ def _table(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     for column, words in enumerate(heads):
         shown = words if "$_{" in words else literal(words)
         axes.text(ends[column], first_row - 0.5 * line, shown, ha="right", **look)
-    for row, name in enumerate(names):
+    for row, (name, each) in enumerate(zip(names, lines, strict=True)):
         below = first_row + (row + 0.5) * line
-        axes.text(0, below, literal(name), ha="left", **look)
-        for column, words in enumerate(cells[row]):
-            weight = "bold" if bold[row, column] else "normal"
-            axes.text(ends[column], below, words, ha="right", fontweight=weight, **look)
+        slant = "italic" if each.is_head else "normal"
+        axes.text(0, below, literal(name), ha="left", fontstyle=slant, **look)
+        if each.is_head and row:
+            axes.plot([0, width], [below - 0.5 * line] * 2, color="black", linewidth=_LIGHT, clip_on=False)
+        for column, (words, bold) in enumerate(zip(each.cells, each.bold, strict=True)):
+            if words:
+                axes.text(ends[column], below, words, ha="right", fontweight="bold" if bold else "normal", **look)
     return figure
 
 

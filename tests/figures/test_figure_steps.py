@@ -279,8 +279,8 @@ def test_a_default_written_out_is_the_same_training() -> None:
 
 
 def test_images_that_have_moved_are_the_same_images() -> None:
-    here, there = (open_scale("paper", f"folder:{place}/cifar10") for place in ("/a", "/b"))
-    other = open_scale("paper", "folder:/a/other")
+    here, there = (open_scale("paper", [f"folder:{place}/cifar10"]) for place in ("/a", "/b"))
+    other = open_scale("paper", ["folder:/a/other"])
     keys = [figure_methods.train(scale, "CE").key for scale in (here, there, other)]
     assert keys[0] == keys[1] != keys[2]
 

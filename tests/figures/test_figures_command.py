@@ -15,6 +15,7 @@ from support.runs import files_below
 from landscape.errors import LandscapeError
 from landscape.store import SpectrumFile
 from landscape.training import Recipe
+from landscape.training.library import read_recipe
 
 
 @pytest.fixture
@@ -62,6 +63,10 @@ def test_the_paper_scale_trains_the_recipes_that_ship(call: Call, tmp_path: Path
         (["S1", "--scale", "paper"], "--data folder:PATH"),
         (["S1", "--data", "folder:x"], "add --scale paper"),
         (["S1", "--scale", "paper", "--data", "imagenet:x"], "write folder:PATH, or cifar10:PATH"),
+        (["S1", "--scale", "paper", "--data", "cifar100=cifar100:x"], "cifar100=folder:PATH or cifar100:PATH"),
+        (["S1", "--scale", "paper", "--data", "folder:"], "write folder:PATH"),
+        (["S1", "--scale", "paper", "--data", "cifar100:x"], "--data folder:PATH"),
+        (["S1", "--scale", "paper", "--data", "folder:x", "--data", "cifar10:y"], "CIFAR-10-LT are named twice"),
         (["S1", "--style", "neurips", "--column", "wide"], "give single or double"),
     ],
 )
@@ -146,7 +151,7 @@ class Mine(Step):
 
 def test_every_recipe_draws_at_the_paper_scale_what_its_paper_has() -> None:
     """The row of methods.md, 5.4, where it names losses, radii, epochs or checkpoints."""
-    scale = open_scale("paper", "folder:images")
+    scale = open_scale("paper", ["folder:images"])
     needs = {name: load_figure(name).needs(scale) for name in NAMES}
 
     def recipes(name: str) -> dict[str, Recipe]:
@@ -178,6 +183,33 @@ def test_every_recipe_draws_at_the_paper_scale_what_its_paper_has() -> None:
     assert round(sse.optimizer.gamma * sse.schedule.epochs) == 350
     assert len({each.schedule.epochs for each in recipes("E2").values()}) == 1
     assert {step.plan.loss for name in NAMES for step in needs[name].spectra.values()} == {"ce"}
+
+
+def test_another_data_set_is_shown_where_its_images_are_named() -> None:
+    for words, source in (("cifar100:c100", "cifar100"), ("cifar100=folder:b=c", "folder:b=c")):
+        scale = open_scale("paper", ["folder:images", words])
+        runs = load_figure("S6").needs(scale).runs
+        assert len(runs) == 2 * 5 * 3
+        ten, hundred = (
+            {name: run.recipe for name, run in runs.items() if f" on {each}," in name}
+            for each in ("CIFAR-10-LT", "CIFAR-100-LT")
+        )
+        assert {each.data.source for each in ten.values()} == {"folder:images"}
+        assert {each.data.source for each in hundred.values()} == {source}
+        for on, recipes in (("cifar10-lt", ten), ("cifar100-lt", hundred)):
+            for method, shipped in (("CE+DRW", "ce-drw"), ("CE+DRW+SAM", "ce-drw-sam")):
+                (one,) = [
+                    each for name, each in recipes.items() if name.startswith(f"{method} on ") and "seed 0" in name
+                ]
+                expected = read_recipe(f"{on}/{shipped}").values
+                assert (one.optimizer.rho, one.loss.reweight) == (
+                    expected["optimizer"].get("rho"), expected["loss"]["reweight"],
+                )  # fmt: skip
+        asam = [{each.optimizer.rho for name, each in found.items() if "ASAM" in name} for found in (ten, hundred)]
+        assert asam == [{0.5}, {1.0}]
+        # What one data set has is the same training, whether the other is shown or not.
+        alone = load_figure("S6").needs(open_scale("paper", ["folder:images"])).runs
+        assert {run.key for run in alone.values()} == {runs[name].key for name in ten}
 
 
 @pytest.mark.parametrize("what", ["a file above", "not ours"])

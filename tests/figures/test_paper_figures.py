@@ -114,14 +114,21 @@ def _s5(drawing: Drawing, results: Results) -> None:
         assert drawing.arrays["1/0/mean"][place] == ratio
 
 
-def _table(rows: dict[str, str]) -> Callable[[Drawing, Results], None]:
+def _table(rows: dict[str, str], data_sets: Sequence[str] = ()) -> Callable[[Drawing, Results], None]:
+    """A check of the table whose rows are of the runs ``METHOD, seed N``, or of ``METHOD on DATA SET, seed N``."""
+    expected = [(row, f"{method} on {each}") for each in data_sets for row, method in rows.items()]
+    expected = expected or list(rows.items())
+
     def check(drawing: Drawing, results: Results) -> None:
-        assert drawing.arrays["rows"].tolist() == list(rows)
+        assert drawing.arrays["rows"].tolist() == [row for row, _ in expected]
         assert drawing.arrays["columns"].tolist() == ["all", "head", "mid", "tail"]
-        for row, method in enumerate(rows.values()):
-            shares = 100 * np.array([_shares(results.runs[f"{method}, seed {seed}"]) for seed in SMOKE.seeds])
+        assert drawing.settings["sections"] == [[each, len(rows)] for each in data_sets]
+        for row, (_, method) in enumerate(expected):
+            runs = [results.runs[f"{method}, seed {seed}"] for seed in SMOKE.seeds]
+            shares = 100 * np.array([_shares(run) for run in runs])
             np.testing.assert_allclose(drawing.arrays["values"][row], shares.mean(axis=0))
             np.testing.assert_allclose(drawing.arrays["errors"][row], shares.std(axis=0, ddof=1))
+            assert {run.info.recipe["data"]["imbalance"] for run in runs} == {("exp:20", "exp:50")[row // len(rows)]}
 
     return check
 
@@ -204,7 +211,7 @@ CHECKS = {
     "S3": _s3,
     "S4": _s4,
     "S5": _s5,
-    "S6": _table({row: f"CE+DRW{end}" for row, end in _ESCAPES.items()}),
+    "S6": _table({row: f"CE+DRW{end}" for row, end in _ESCAPES.items()}, ("digits, IF 20", "digits, IF 50")),
     "S7": _s7,
     "I1": _i1,
     "E1": _e1,
@@ -222,7 +229,7 @@ WORDS = {
     "S3": ("eigenvalue λ", "eigenvalues per decade", "SAM"),
     "S4": ("epoch", "DRW", "λ$_{min}$", "tail: 9"),
     "S5": ("radius ρ of SAM", "test accuracy (%)"),
-    "S6": ("test accuracy, %", "LPF-SGD"),
+    "S6": ("test accuracy, %", "LPF-SGD", "IF 50"),
     "S7": ("test accuracy", "tail"),
     "I1": ("training images", "loss (nats)", "ImbSAM", "tail"),
     "E1": ("epoch", "test accuracy", "stage II", "tail"),

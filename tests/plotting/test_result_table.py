@@ -113,6 +113,31 @@ def test_latex_is_a_booktabs_table_that_escapes_names() -> None:
     ]
 
 
+def test_sections_have_heads_and_a_best_of_their_own() -> None:
+    numbers = np.array(NUMBERS)
+    drawing = result_table(ROWS * 2, HEADS[:4], np.concatenate([numbers[:, :4], numbers[:, 4:]]), corner="method",
+                           sections=[("CIFAR-10-LT", 4), ("CIFAR-100_LT", 4)])  # fmt: skip
+    words = [text.get_text() for text in drawn_texts(drawing.figure)]
+    assert words[5:6] + words[26:27] == ["CIFAR-10-LT", "CIFAR-100_LT"]
+    assert words[6:11] == ["CE", "71.7", "90.8", "71.9", "52.3"]
+    assert words[27:32] == ["CE", "38.5", "64.5", "36.8", "8.2"]
+    assert bold(drawing) == ["93.3", "80.6", "78.0", "73.1", "66.6", "14.7", "44.6", "47.5"]
+    rules = [
+        line
+        for line in drawing.figure.axes[0].lines
+        if set(line.get_xdata()) == {0, drawing.figure.axes[0].get_xlim()[1]}
+    ]
+    assert len(rules) == 4  # above, below the heads, between the sections, below
+    markdown = table_text(drawing, "markdown").splitlines()
+    assert markdown[2] == "| *CIFAR-10-LT* |  |  |  |  |"
+    assert markdown[8] == "| CE | 38.5 | 64.5 | 36.8 | 8.2 |"
+    latex = table_text(drawing, "latex").splitlines()
+    assert latex[2:5] == [r"method & All & Head & Mid & Tail \\", r"\midrule", r"\textit{CIFAR-10-LT} &  &  &  &  \\"]
+    assert r"\textit{CIFAR-100\_LT} &  &  &  &  \\" in latex
+    assert r"CE + SAM & 39.6 & \textbf{66.6} & 38.1 & 8.0 \\" in latex
+    assert_legible(drawing)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -121,6 +146,7 @@ def test_latex_is_a_booktabs_table_that_escapes_names() -> None:
         (lambda: result_table(["a"], ["x"], [[1.0]], best=["max", "min"]), "1 columns need a 'best'"),
         (lambda: result_table(["a"], ["x"], [[1.0]], best="most"), "max, min or none"),  # type: ignore[arg-type]
         (lambda: result_table(["a"], ["x"], [[1.0]], spans=[("y", 2)]), "heads over 2 columns do not fit"),
+        (lambda: result_table(["a"], ["x"], [[1.0]], sections=[("y", 2)]), "heads over 2 rows do not fit"),
         (lambda: table_text(class_sizes([3, 2]), "latex"), "'class-sizes' is no table"),
         (lambda: table_text(published(), "html"), "not as 'html'"),  # type: ignore[arg-type]
         (
