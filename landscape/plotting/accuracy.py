@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from landscape.errors import LandscapeError
 from landscape.plotting.colors import METHOD_HATCHES, METHOD_LINES, Color, method_color, part_colors
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
-from landscape.plotting.frames import add_legend, legend_entries, legend_height, plain_axes
+from landscape.plotting.frames import add_legend, label_numbers, legend_entries, legend_height, plain_axes
 from landscape.plotting.style import literal, shorten, text_width
 
 Array = NDArray[np.float64]
@@ -177,6 +177,7 @@ def _name_classes(axis: Any, names: Sequence[str], spacing: float, size: float, 
     places = np.arange(len(names))[::every]
     axis.set_ticks(places, [literal(names[place]) for place in places], fontsize=size)
     axis.set_tick_params(length=0, **({"labelrotation": 90} if upright else {}))
+    label_numbers(axis, names)
 
 
 # ---------------------------------------------------------------------- accuracy

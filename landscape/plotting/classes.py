@@ -19,7 +19,7 @@ from landscape.errors import LandscapeError, did_you_mean
 from landscape.plotting.colors import METHOD_HATCHES
 from landscape.plotting.density import is_certified, part_labels, plain_or_power, set_signed_axis
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
-from landscape.plotting.frames import add_legend
+from landscape.plotting.frames import add_legend, label_numbers
 from landscape.plotting.style import PALETTE, literal, shorten, text_width
 
 Array = NDArray[np.float64]
@@ -161,6 +161,7 @@ def _draw(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     positions = np.arange(len(labels))[::every]
     last = panels[-1]
     last.set_xticks(positions, [literal(tick) for tick in ticks[::every]], fontsize=size)
+    label_numbers(last.xaxis, labels)
     last.set_xlim((len(labels) - 1 - slots) / 2, (len(labels) - 1 + slots) / 2)
     if rotated:
         last.tick_params(axis="x", labelrotation=90)

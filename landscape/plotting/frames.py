@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import FigureBase
 from matplotlib.legend import Legend
 from matplotlib.legend_handler import HandlerTuple
@@ -119,3 +120,9 @@ def mark_switches(panels: Iterable[Axes], switches: Sequence[tuple[str, float]],
             axes.annotate(name, xy=(epoch, 1), xycoords=("data", "axes fraction"), xytext=(0, 1.5),
                           textcoords="offset points", ha=lean, va="bottom", fontsize=size, color="0.25")  # fmt: skip
         axes.set_xlim(low, high)
+
+
+def label_numbers(axis: Axis, names: Sequence[str]) -> None:
+    """Say that the numbers on an axis are classes; names say so themselves."""
+    if all(name.isdecimal() for name in names):
+        axis.set_label_text("class")

@@ -17,6 +17,7 @@ from support.spectra import CIFAR10_CLASSES
 from landscape.errors import LandscapeError
 from landscape.plotting.accuracy import MOST_BARS, accuracy_bars, class_sizes
 from landscape.plotting.colors import GROUP_COLORS
+from landscape.plotting.drawing import Drawing
 from landscape.plotting.style import PALETTE
 
 COUNTS = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
@@ -145,3 +146,14 @@ def test_counts_below_are_the_images_in_the_colours_of_their_groups() -> None:
     assert [bar.get_height() for bar in counts] == COUNTS
     expected = [to_rgb(GROUP_COLORS[group]) for group, members in GROUPS.items() for _ in members]
     assert [to_rgb(bar.get_facecolor()) for bar in counts] == expected
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_classes_without_names_are_said_to_be_classes(rotated: bool) -> None:
+    def label(drawing: Drawing) -> str:
+        axes = drawing.figure.axes[-1]
+        return (axes.yaxis if rotated and drawing.kind == "class-sizes" else axes.xaxis).get_label_text()
+
+    assert label(class_sizes([5, 3], rotated=rotated)) == label(accuracy_bars({"CE": [0.5, 0.2]})) == "class"
+    assert label(class_sizes([5, 3], ["cat", "7"], rotated=rotated)) == ""
+    assert label(accuracy_bars({"CE": [0.5, 0.2]}, names=["cat", "7"])) == ""

@@ -315,3 +315,9 @@ def test_training_images_of_methods_are_their_own(classes: list[PartSpectrum]) -
     sizes["SAM"]["class/1"] = 7
     drawing = plotting.class_bars({"CE": classes[:2], "SAM": classes[:2]}, class_sizes=sizes)
     assert [heights(found) for found in bars(drawing.figure.axes[-1])] == [[5000, 70], [5000, 7]]
+
+
+def test_classes_that_are_called_by_numbers_are_said_to_be_classes(classes: list[PartSpectrum]) -> None:
+    numbered = [dataclasses.replace(part, label=str(number)) for number, part in enumerate(classes)]
+    assert class_bars(numbered).figure.axes[-1].get_xlabel() == "class"
+    assert class_bars([dataclasses.replace(numbered[0], label="cat"), *numbered[1:]]).figure.axes[-1].get_xlabel() == ""
