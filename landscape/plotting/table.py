@@ -187,7 +187,9 @@ def _latex(drawing: Drawing, lines: Sequence[_Line]) -> str:
     styled = styled.apply_index(lambda _: slanted, axis=0, level=1)
     styled = styled.format_index(_symbols, escape="latex", axis=0, level=1)
     styled = styled.format_index(_symbols, escape="latex-math", axis=1)  # their $_{…}$ are formulas in the figure too
-    return str(styled.to_latex(hrules=True, multicol_align="c", column_format="l" + "r" * frame.shape[1]))
+    text = str(styled.to_latex(hrules=True, multicol_align="c", column_format="l" + "r" * frame.shape[1]))
+    # A rule above every section; the first has that below the heads.
+    return text.replace("\n\\textit{", "\n\\midrule\n\\textit{").replace("\\midrule\n\\midrule", "\\midrule")
 
 
 def _symbols(words: str) -> str:

@@ -133,7 +133,7 @@ def test_sections_have_heads_and_a_best_of_their_own() -> None:
     assert markdown[8] == "| CE | 38.5 | 64.5 | 36.8 | 8.2 |"
     latex = table_text(drawing, "latex").splitlines()
     assert latex[2:5] == [r"method & All & Head & Mid & Tail \\", r"\midrule", r"\textit{CIFAR-10-LT} &  &  &  &  \\"]
-    assert r"\textit{CIFAR-100\_LT} &  &  &  &  \\" in latex
+    assert latex[9:11] == [r"\midrule", r"\textit{CIFAR-100\_LT} &  &  &  &  \\"]
     assert r"CE + SAM & 39.6 & \textbf{66.6} & 38.1 & 8.0 \\" in latex
     assert_legible(drawing)
 
