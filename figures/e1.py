@@ -46,8 +46,8 @@ FIGURE = Figure(
     shows="(a) Where each step of SGD, SAM, ImbSAM and SSE-SAM takes the gradient of the head and of the tail classes' "
     "loss, by epoch and with the radii of the recipes: at the weights w, or at w + ε with ‖ε‖ = ρ. In stage I "
     "SSE-SAM perturbs for both, each along its own gradient, in stage II for the tail alone. (b), (c) Test "
-    "accuracy of head and tail classes over the epochs of SSE-SAM; the dashed line is where stage II begins. Here"
-    " these are the classes of many and of few images; those between, which count to head or tail by η in (a), "
+    "accuracy of head and tail classes over the epochs of SSE-SAM; the dashed line is where stage II begins. Here "
+    "these are the classes of many and of few images; those between, which count to head or tail by η in (a), "
     "are not shown. The paper's illustration, CIFAR-10, has the tail at 54.4 to 61.8 % up to the switch at epoch "
     "350 and at 70.5 to 72.8 % after it, the head at 88.8 to 93.0 % [F, read by eye, ±0.3]; its radii and η for "
     "CIFAR-10 are not known [?].",
