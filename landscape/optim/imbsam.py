@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import partial, reduce
 from typing import Annotated
 
@@ -33,9 +34,12 @@ class GroupedSam(EscapeOptimizer):
             raise LandscapeError(f"kappa = {kappa}: the factor of the tail loss must be positive (1 in the paper)")
         self.kappa = kappa
 
-    def grouped_descent(
-        self, objective: Objective, *, head_rho: float, tail_rho: float, visit_all: bool = False
-    ) -> tuple[Tensor, Gradient]:
+    @property
+    @abstractmethod
+    def group_radii(self) -> dict[str, float]:
+        """‖ε_h‖ and ‖ε_t‖ of the current epoch as ``head`` and ``tail``; 0 leaves a group unperturbed."""
+
+    def grouped_descent(self, objective: Objective, *, visit_all: bool = False) -> tuple[Tensor, Gradient]:
         """L(w) and ∇L_head(w + ε_h) + ∇κL_tail(w + ε_t), each group climbing along its own gradient.
 
         Costs a backward pass of the clean graph for each group in the batch, and a forward and a backward pass for each
@@ -43,15 +47,13 @@ class GroupedSam(EscapeOptimizer):
 
         Args:
             objective: the batch's loss.
-            head_rho: ‖ε_h‖; 0 leaves the head unperturbed.
-            tail_rho: ‖ε_t‖; 0 leaves the tail unperturbed.
             visit_all: the published loop forwards twice for each group, also for one that it does not perturb; matters
                 for batch-norm statistics with ``bn_update="all"`` alone.
 
         Raises:
             LandscapeError: the objective knows no groups.
         """
-        radii = {"head": head_rho, "tail": tail_rho}
+        radii = self.group_radii
         losses = objective(update_statistics=True)
         clean = self._group_losses(losses)
         if not clean:
@@ -122,6 +124,11 @@ class ImbSam(GroupedSam):
         super().__init__(base, kappa=kappa, bn_update=bn_update)
         self.schedule_radius("rho", rho)
 
+    @property
+    def group_radii(self) -> dict[str, float]:
+        """The tail's alone."""
+        return {"head": 0.0, "tail": self.radius("rho")}
+
     def descent(self, objective: Objective) -> tuple[Tensor, Gradient]:
         """L(w) and ∇L_head(w) + ∇κL_tail(w + ε)."""
-        return self.grouped_descent(objective, head_rho=0.0, tail_rho=self.radius("rho"))
+        return self.grouped_descent(objective)

@@ -64,8 +64,11 @@ class SseSam(GroupedSam):
         epoch, epochs = self._current_epoch
         return 1 if epoch < stage_switch(self.gamma, epochs) else 2
 
+    @property
+    def group_radii(self) -> dict[str, float]:
+        """Both in stage I, the tail's alone in stage II."""
+        return {"head": self.radius("head_rho") if self.stage == 1 else 0.0, "tail": self.radius("tail_rho")}
+
     def descent(self, objective: Objective) -> tuple[Tensor, Gradient]:
         """L(w) and the gradient of the current stage."""
-        head_rho = self.radius("head_rho") if self.stage == 1 else 0.0
-        tail_rho = self.radius("tail_rho")
-        return self.grouped_descent(objective, head_rho=head_rho, tail_rho=tail_rho, visit_all=True)
+        return self.grouped_descent(objective, visit_all=True)

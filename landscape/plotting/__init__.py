@@ -22,6 +22,7 @@ from landscape.plotting.layers import layer_densities, layer_distance, layer_tra
 from landscape.plotting.overlay import density_overlay
 from landscape.plotting.scatter import saddle_scatter
 from landscape.plotting.setting import setting_curves
+from landscape.plotting.stages import stage_bars
 from landscape.plotting.style import Look, style
 from landscape.plotting.surface import surface_contours, surface_lines, surface_relief
 from landscape.plotting.table import result_table, table_text
@@ -53,6 +54,7 @@ __all__ = [
     "save_drawing",
     "save_figure",
     "setting_curves",
+    "stage_bars",
     "style",
     "surface_contours",
     "surface_lines",

@@ -180,7 +180,9 @@ def _columns(points: Iterable[Interval]) -> tuple[Array, Array, Array]:
     return table[:, 0], table[:, 1], table[:, 2]
 
 
-def training_curves(curves: Sequence[Curve], switches: Mapping[str, float] | None = None) -> Drawing:
+def training_curves(
+    curves: Sequence[Curve], switches: Mapping[str, float] | None = None, *, by_part: bool = False
+) -> Drawing:
     """One panel a quantity over the epochs: a colour and a marker a part, a line style a method.
 
     With a single part methods take all three, with a single method parts: all differ in grey too. λ_min is shown on a
@@ -194,6 +196,7 @@ def training_curves(curves: Sequence[Curve], switches: Mapping[str, float] | Non
             the order of their first appearance.
         switches: what is switched on during the training → epochs completed by then, as
             :func:`landscape.switches.switches` tells them of a recipe; dashed lines with these names.
+        by_part: whether every part has a panel of its own, with its name on the vertical axis.
 
     Returns:
         The drawing; its arrays are, curve by curve, ``NUMBER/{epochs, values, low, high, certified}``.
@@ -217,14 +220,15 @@ def training_curves(curves: Sequence[Curve], switches: Mapping[str, float] | Non
         if curve.certified is not None and curve.quantity == "lambda_min":
             arrays[f"{number}/certified"] = curve.certified
     panels = []
-    for quantity in dict.fromkeys(curve.quantity for curve in drawn):
+    for quantity, part in dict.fromkeys((curve.quantity, curve.part if by_part else None) for curve in drawn):
         known = QUANTITIES.get(quantity)
         label, scale = (known.label, known.scale) if known else HISTORY_QUANTITIES[quantity]
         label += " (%)" if quantity == "accuracy" else ""
-        of_it = [curve for curve in drawn if curve.quantity == quantity]
+        of_it = [curve for curve in drawn if curve.quantity == quantity and part in (None, curve.part)]
         floor = max(curve.noise_floor for curve in of_it)
         every = np.concatenate([curve.values for curve in of_it])
-        panels.append({"quantity": quantity, "label": label, **scale_of(scale, every, floor)})
+        panel = {"quantity": quantity, "label": label, **scale_of(scale, every, floor)}
+        panels.append(panel if part is None else {**panel, "part": part, "label": f"{parts[part]}: {label}"})
     settings = {
         "panels": panels,
         "parts": list(parts),
@@ -258,7 +262,7 @@ def _training(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
         empty.set_axis_off()
     for number, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
         for index, (quantity, method, part) in enumerate(settings["curves"]):
-            if quantity == panel["quantity"]:
+            if quantity == panel["quantity"] and part == panel.get("part", part):
                 own = {name: arrays[f"{index}/{name}"] for name in ("epochs", "values", "low", "high")}
                 stagger = ordinal[method, part] / len(ordinal)
                 _draw_curve(axes, own, arrays.get(f"{index}/certified"), looks[method, part], stagger)
@@ -298,7 +302,7 @@ def _legend(
 ) -> tuple[list[Line2D], list[str]]:
     parts, methods = settings["parts"], settings["methods"]
     handles, names = [], []
-    if len(parts) > 1:
+    if len(parts) > 1 and "part" not in settings["panels"][0]:
         handles += [Line2D([], [], **{**_LINKED, **looks[methods[0], part]}) for part in parts]
         names += settings["labels"]
     if len(methods) > 1:
@@ -341,9 +345,13 @@ def _vertical_axis(axes: Axes, panel: Mapping[str, Any], inches: float) -> None:
     if panel["scale"] == "linear":
         low, high = axes.get_ylim()
         # A ratio halves where its curve halves; accuracies may all lie far from 0.
-        axes.set_ylim(0.0 if low < 0.35 * high or "accuracy" not in panel["quantity"] else low, high)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        if "accuracy" in panel["quantity"]:
+        is_share = "accuracy" in panel["quantity"]
+        low = 0.0 if low < 0.35 * high or not is_share else low
+        beyond = is_share and high > 1.0
+        # Above 100 % is room for half a marker but for no tick, and 100 % has one.
+        axes.set_ylim(low, 1.0 + 0.03 * (1.0 - low) if beyond else high)
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]) if beyond else MaxNLocator(5))
+        if is_share:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=None))
         return
     width = panel["linear_width"]

@@ -154,11 +154,27 @@ def _i1(drawing: Drawing, results: Results) -> None:
 
 
 def _e1(drawing: Drawing, results: Results) -> None:
-    assert drawing.settings["switches"] == [["stage II", 14.0]]
-    assert drawing.settings["parts"] == ["group/head", "group/tail"]
-    for number, group in enumerate(("head", "tail")):
+    stages, *accuracies = drawing.settings["panels"].values()
+    assert stages["kind"] == "stages"
+    assert stages["settings"]["eta"] == 40
+    assert [method["name"] for method in stages["settings"]["methods"]] == ["SGD", "SAM", "ImbSAM", "SSE-SAM"]
+    assert [method["switches"] for method in stages["settings"]["methods"]] == [[], [], [], [["stage II", 14]]]
+    # Group → method → (last epoch of a bar, its radius), as methods are published.
+    bars = {
+        "head": [[(20, 0.0)], [(20, 0.05)], [(20, 0.0)], [(14, 0.05), (20, 0.0)]],
+        "tail": [[(20, 0.0)], [(20, 0.05)], [(20, 0.05)], [(14, 0.1), (20, 0.1)]],
+    }
+    for group, methods in bars.items():
+        for number, expected in enumerate(methods):
+            spans, radii = (drawing.arrays[f"a/{number}/{group}/{name}"] for name in ("spans", "radii"))
+            assert [(end, rho) for end, rho in zip(spans[:, 1], radii[:, 0], strict=True)] == expected
+            np.testing.assert_array_equal(radii[:, 0], radii[:, 1])
+    for letter, group, panel in zip("bc", ("head", "tail"), accuracies, strict=True):
+        assert panel["kind"] == "training"
+        assert panel["settings"]["switches"] == [["stage II", 14.0]]
+        assert panel["settings"]["parts"] == [f"group/{group}"]
         expected = [line["groups_by_count"][group] for line in results.runs["SSE-SAM"].history]
-        np.testing.assert_array_equal(drawing.arrays[f"{number}/values"], expected)
+        np.testing.assert_array_equal(drawing.arrays[f"{letter}/0/values"], expected)
 
 
 def _e2(drawing: Drawing, results: Results) -> None:
@@ -232,7 +248,7 @@ WORDS = {
     "S6": ("test accuracy, %", "LPF-SGD", "IF 50"),
     "S7": ("test accuracy", "tail"),
     "I1": ("training images", "loss (nats)", "ImbSAM", "tail"),
-    "E1": ("epoch", "test accuracy", "stage II", "tail"),
+    "E1": ("epoch", "head: test accuracy", "tail: test accuracy", "stage II", "ρ = 0.1", "η = 40 images", "SSE-SAM"),
     "E2": ("eigenvalue λ", "SSE-SAM", "tail: 9"),
     "T1": ("generated features", "class of the nearest training feature"),
     "H1": ("eigenvalue in units", "conv2"),

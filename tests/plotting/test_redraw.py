@@ -12,6 +12,7 @@ from support.spectra import long_tailed_classes, part_spectrum
 
 from landscape.anomaly.results import GridResults, RunResult
 from landscape.curvature.results import PartSpectrum
+from landscape.optim.stages import GroupAscents
 from landscape.plotting import (
     Drawing,
     Look,
@@ -27,6 +28,7 @@ from landscape.plotting import (
     nearest_class_matrix,
     read_drawing,
     save_drawing,
+    stage_bars,
     tsne_map,
     write_drawing,
 )
@@ -63,6 +65,14 @@ def calibration(path: Path) -> CalibrationFile:
     return CalibrationFile.write(path, meta, accuracy, {}, points)
 
 
+def stages() -> Drawing:
+    methods = {
+        "_SAM": GroupAscents((0.05,) * 4, (0.05,) * 4, own=False, eta=None),
+        "$SSE$": GroupAscents((0.05, 0.05, 0.0, 0.0), (0.1, 0.2, 0.3, 0.4), own=True, eta=100.0),
+    }
+    return stage_bars(methods, {"$SSE$": {"stage II": 2}})
+
+
 def anomalies() -> GridResults:
     runs = [
         RunResult(data, "devnet", optimizer, seed, 0.9, 0.5 + 0.1 * seed, 0.1, 1, 1, "x")
@@ -85,6 +95,7 @@ KINDS: dict[str, Callable[[Path], Drawing]] = {
     "layer-training": lambda _: layer_training(sweep(), switches={"stage II": 1.5}),
     "tsne": lambda folder: tsne_map(calibration(folder / "c.h5")),
     "nearest-class": lambda folder: nearest_class_matrix(calibration(folder / "c.h5")),
+    "stages": lambda _: stages(),
     "anomaly": lambda _: detection_panels(anomalies()),
 }
 

@@ -121,6 +121,33 @@ def test_classes_have_the_colours_of_their_numbers() -> None:
     assert [to_rgb(found.get_color()) for found in linked(axes)] == [to_rgb(PALETTE[1]), to_rgb(PALETTE[0])]
 
 
+def test_parts_have_panels_of_their_own_where_asked_for() -> None:
+    curves = history_curves({"CE": RUNS[:1]}, ("test_accuracy", "train_loss"), ("group/head", "group/mid"))
+    drawing, together = training_curves(curves, by_part=True), training_curves(curves)
+    figure = drawing.figure
+    labels = ["head: test accuracy (%)", "mid: test accuracy (%)", "all: training loss (nats)"]
+    assert [axes.get_ylabel() for axes in figure.axes[:3]] == labels
+    assert not figure.legends  # the axes say it
+    for number, axes in enumerate(figure.axes[:3]):
+        (line,) = linked(axes)
+        np.testing.assert_array_equal(line.get_ydata(), drawing.arrays[f"{number}/values"])
+    assert sorted(together.arrays) == sorted(drawing.arrays)
+    assert len(together.settings["panels"]) == 2
+
+
+@pytest.mark.parametrize("shares", [(1.0, 1.0, 1.0), (0.4, 0.9, 1.0), (0.05, 0.5, 0.998), (0.9, 0.97, 0.99)])
+def test_no_tick_of_an_accuracy_lies_above_all(shares: tuple[float, ...]) -> None:
+    run = [{**line, "accuracy": share} for line, share in zip(RUNS[0], shares, strict=False)]
+    axes = training_curves(history_curves({"CE": [run]}, parts=["all"])).figure.axes[0]
+    low, high = axes.get_ylim()
+    assert low < min(shares[: len(run)])
+    assert high <= 1.03
+    ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+    assert max(ticks) <= 1.0 + 1e-9
+    if max(shares[: len(run)]) == 1.0:
+        assert max(ticks) == pytest.approx(1.0)
+
+
 def test_signs_of_lambda_min_have_a_scale_linear_within_the_noise() -> None:
     drawing = training_curves(sweep_curves(SWEEPS, ("lambda_min", "curvature_ratio")))
     signed, ratio = drawing.figure.axes
