@@ -12,13 +12,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from landscape.errors import LandscapeError
 from landscape.plotting.colors import METHOD_HATCHES, METHOD_LINES, Color, method_color, part_colors
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
 from landscape.plotting.frames import add_legend, label_numbers, legend_entries, legend_height, plain_axes
+from landscape.plotting.scales import set_percent_labels
 from landscape.plotting.style import literal, shorten, text_width
 
 Array = NDArray[np.float64]
@@ -275,7 +276,7 @@ def _accuracy(arrays: Arrays, settings: Mapping[str, Any]) -> Canvas:
     top = float(np.nanmax(np.fmax(mean, mean + arrays["deviation"]), initial=0.0))
     axes.set_ylim(0, min(1.0, top * 1.05) if top > 0 else 1.0)
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=None))
+    set_percent_labels(axes.yaxis)
     axes.set_ylabel("test accuracy (%)")
     if with_counts:
         colors = dict(zip(groups, part_colors(groups), strict=True))

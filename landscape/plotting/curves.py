@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from landscape.curvature.results import Interval, PartSpectrum
@@ -23,7 +23,7 @@ from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, rend
 from landscape.plotting.frames import add_legend, legend_entries, legend_height, mark_switches, plain_axes
 from landscape.plotting.quantities import QUANTITIES, Scale
 from landscape.plotting.quantities import quantity as named_quantity
-from landscape.plotting.scales import asinh_ticks, scale_of, set_log_ticks
+from landscape.plotting.scales import asinh_ticks, scale_of, set_log_ticks, set_percent_labels
 from landscape.plotting.style import PALETTE
 
 Array = NDArray[np.float64]
@@ -352,7 +352,7 @@ def _vertical_axis(axes: Axes, panel: Mapping[str, Any], inches: float) -> None:
         axes.set_ylim(low, 1.0 + 0.03 * (1.0 - low) if beyond else high)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]) if beyond else MaxNLocator(5))
         if is_share:
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=None))
+            set_percent_labels(axes.yaxis)
         return
     width = panel["linear_width"]
     low, high = axes.get_ylim()

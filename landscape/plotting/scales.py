@@ -81,3 +81,8 @@ def set_log_ticks(axis: Axis, low: float, high: float) -> None:
         ticks = [tick for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
         axis.set_major_formatter(ScalarFormatter())
     axis.set_major_locator(FixedLocator(ticks))
+
+
+def set_percent_labels(axis: Axis) -> None:
+    """Write shares as percent, with no more digits than the ticks need."""
+    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}"))
