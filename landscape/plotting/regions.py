@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from landscape.errors import LandscapeError
 from landscape.plotting.colors import class_colors
 from landscape.plotting.drawing import Arrays, Canvas, Drawing, new_figure, renders
-from landscape.plotting.frames import add_legend, legend_entries, legend_height
+from landscape.plotting.frames import add_legend, legend_height
 from landscape.plotting.style import literal, shorten, text_width
 
 Array = NDArray[np.float64]
@@ -119,10 +119,10 @@ def _regions(arrays: Arrays, _: Mapping[str, Any]) -> Canvas:
     number, num_classes = arrays["scores"].shape[:2]
     columns = number if width >= _BROAD or number == 1 else 2
     rows = math.ceil(number / columns)
-    entries = _legend(arrays)
     alone = rows * columns > number  # the legend has the place of a panel, where one is left
     x, y, counts = arrays["x"], arrays["y"], arrays["class_counts"]
     side = (width - 0.35) / columns - 0.08
+    entries = _legend(arrays, side if alone else width / 2)
     titles = _titles(arrays, side)
     lines = 1 + max(title.count("\n") for title in titles)
     above = 1.25 * lines * matplotlib.rcParams["axes.titlesize"] / 72 + 0.06
@@ -192,15 +192,22 @@ def _titles(arrays: Arrays, side: float) -> list[str]:
     return titles
 
 
-def _legend(arrays: Arrays) -> list[tuple[Any, str]]:
+def _legend(arrays: Arrays, width: float) -> list[tuple[Any, str]]:
+    """Handles and words that fit ``width`` inches."""
     names, counts = arrays["class_names"].tolist(), arrays["class_counts"].tolist()
     look: dict[str, Any] = {"linestyle": "none", "markersize": 4, "markeredgewidth": 0.3}
     handles = [
         Line2D([], [], color=color, marker=_MARKERS[label], markeredgecolor="white", **look)
         for label, color in class_colors(range(len(names))).items()
     ]
-    words = [f"{name} ({count:,})" for name, count in zip(names, counts, strict=True)]
+    size = matplotlib.rcParams["legend.fontsize"]
+    tails = [f" ({count:,})" for count in counts]
+    room = width - 0.2 - 3.5 * size / 72
+    words = [
+        literal(shorten(name, size, room - text_width(tail, size))) + tail
+        for name, tail in zip(names, tails, strict=True)
+    ]
     if len(arrays["generated"]):
         handles.append(Line2D([], [], color="0.3", marker="x", linestyle="none", markersize=4, markeredgewidth=0.6))
         words.append("generated")
-    return legend_entries(handles, words)
+    return list(zip(handles, words, strict=True))

@@ -138,6 +138,21 @@ def test_the_page_can_be_read(number: int, tmp_path: Path) -> None:
         assert_drawn_again_alike(page, tmp_path)
 
 
+@pytest.mark.parametrize("number", [2, 3])
+def test_ten_classes_of_long_names_can_be_read(number: int) -> None:
+    names = [f"$class_{label}$ of a name that is long for a legend" for label in range(10)]
+    labels = np.repeat(np.arange(10), 4)
+    points = np.random.default_rng(3).normal(size=(40, 2)) + 3 * np.c_[np.cos(labels), np.sin(labels)]
+    line = PlaneClassifier("all", lambda at: at @ points[::4].T, [0.5] * 10, (points[4:], labels[4:]))
+    page = decision_regions([line] * number, points, labels, names)
+    assert_legible(page)
+    figure = page.looking(Look("single")).figure
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+    box = legends[0].get_window_extent()
+    framed = [axes for axes in figure.axes if axes.axison]
+    assert not any(box.overlaps(axes.get_window_extent()) for axes in framed)
+
+
 def test_what_does_not_fit_together_is_refused() -> None:
     with pytest.raises(LandscapeError, match=r"scores of 4 classes .* the figure has 3"):
         decision_regions(classifiers(), POINTS[LABELS < 3], LABELS[LABELS < 3], NAMES[:3])
