@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from landscape.plotting import Drawing
+from landscape.plotting import Drawing, read_drawing
 from landscape.store import SpectrumFile
 from landscape.store.calibration_file import CalibrationFile
 from landscape.store.surface_file import SurfaceFile
@@ -14,7 +14,7 @@ from landscape.surface.results import Surface
 from landscape.training.finished import FinishedRun
 
 from .scales import Scale
-from .steps import Calibration, Spectra, Step, Training, Walk
+from .steps import Calibration, Spectra, Step, ToyRegions, Training, Walk
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,12 @@ class Needs:
     spectra: Mapping[str, Spectra] = field(default_factory=dict)
     surfaces: Mapping[str, Walk] = field(default_factory=dict)
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    toys: Mapping[str, ToyRegions] = field(default_factory=dict)
 
     @property
     def steps(self) -> list[Step]:
         """All of them."""
-        every = (self.runs, self.spectra, self.surfaces, self.calibrations)
+        every = (self.runs, self.spectra, self.surfaces, self.calibrations, self.toys)
         return [step for needed in every for step in needed.values()]
 
 
@@ -41,6 +42,7 @@ class Results:
     spectra: dict[str, SpectrumFile]
     surfaces: dict[str, Surface]
     calibrations: dict[str, CalibrationFile]
+    toys: dict[str, Drawing]
 
     @classmethod
     def of(cls, needs: Needs, places: Mapping[str, Path]) -> Results:
@@ -55,6 +57,7 @@ class Results:
             spectra={name: SpectrumFile.open(places[step.key]) for name, step in needs.spectra.items()},
             surfaces={name: SurfaceFile.open(places[step.key]).surface for name, step in needs.surfaces.items()},
             calibrations={name: CalibrationFile.open(places[step.key]) for name, step in needs.calibrations.items()},
+            toys={name: read_drawing(places[step.key]) for name, step in needs.toys.items()},
         )
 
 

@@ -22,15 +22,17 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from landscape.errors import LandscapeError
+from landscape.plotting import PlaneClassifier, decision_regions, write_drawing
 from landscape.store.features_file import SPLITS, FeaturesFile
 from landscape.study import StudyPlan, StudyProgress, Sweep, open_subject, open_sweep, run_study
 from landscape.study.surface import SurfacePlan, SurfaceProgress, run_surface
 from landscape.training.checkpoint import read_info
 from landscape.training.loop import TrainingProgress, is_started, train
 from landscape.training.recipe import NOT_THE_METHOD, Recipe, resolve_device
-from landscape.twostage import Method, SecondStage, find_feature_layer, two_stage_settings
+from landscape.twostage import Method, SecondStage, ToySettings, find_feature_layer, run_toy, two_stage_settings
 from landscape.twostage.record import record_features, record_outcomes
 from landscape.twostage.settings import TRAINED
+from landscape.twostage.toy import TOY_CLASSIFIERS
 
 
 class Reporter(Protocol):
@@ -396,3 +398,36 @@ class Calibration(Step):
         with bench.reporter.work(self.method, epochs * len(self.seeds), "epochs") as advance:
             outcomes = [stage.run(seed, lambda: advance(1)) for seed in self.seeds]
         record_outcomes(file, stage, outcomes, path, command=bench.command)
+
+
+@dataclass(frozen=True)
+class ToyRegions(Step):
+    """The decision regions of a long-tailed toy in the plane, as the file of their drawing."""
+
+    shelf: ClassVar[str] = "toys"
+    suffix: ClassVar[str] = ".h5"
+
+    settings: ToySettings
+
+    @property
+    def name(self) -> str:
+        return f"regions-seed{self.settings.seed}"
+
+    @property
+    def does(self) -> str:
+        return f"train {len(TOY_CLASSIFIERS)} classifiers of a toy in the plane, {self.settings.epochs} epochs each"
+
+    @property
+    def content(self) -> dict[str, Any]:
+        return asdict(self.settings)
+
+    def make(self, path: Path, bench: Bench) -> None:
+        with bench.reporter.work("toy", self.settings.epochs * len(TOY_CLASSIFIERS), "epochs") as advance:
+            toy = run_toy(self.settings, lambda: advance(1))
+        classifiers = []
+        for each in toy.classifiers:
+            generated = each.generated and (each.generated[0].double().numpy(), each.generated[1].numpy())
+            classifiers.append(PlaneClassifier(each.name, each.scores, each.result.per_class, generated))
+        names = [f"class {label}" for label in range(len(self.settings.counts))]
+        drawing = decision_regions(classifiers, toy.points.double().numpy(), toy.labels.numpy(), names)
+        write_drawing(drawing, path, origin={"command": bench.command})

@@ -20,6 +20,7 @@ from landscape.plotting.features import nearest_class_matrix, tsne_map
 from landscape.plotting.heat_map import class_layer_map
 from landscape.plotting.layers import layer_densities, layer_distance, layer_training
 from landscape.plotting.overlay import density_overlay
+from landscape.plotting.regions import PlaneClassifier, decision_regions
 from landscape.plotting.scatter import saddle_scatter
 from landscape.plotting.setting import setting_curves
 from landscape.plotting.stages import stage_bars
@@ -31,12 +32,14 @@ __all__ = [
     "DensityCurve",
     "Drawing",
     "Look",
+    "PlaneClassifier",
     "accuracy_bars",
     "check_drawing_paths",
     "class_bars",
     "class_layer_map",
     "class_sizes",
     "compose",
+    "decision_regions",
     "density_cumulative",
     "density_curve",
     "density_grid",

@@ -4,6 +4,7 @@ from landscape.twostage.distributions import Calibration, ClassDistributions, ba
 from landscape.twostage.features import FeatureLayer, feature_batches, find_feature_layer, head_of
 from landscape.twostage.second_stage import SecondStage, SeedOutcome, kept_per_class
 from landscape.twostage.settings import METHODS, TABLES, Method, TwoStageSettings, nearest_table, two_stage_settings
+from landscape.twostage.toy import Toy, ToySettings, run_toy
 
 __all__ = [
     "METHODS",
@@ -14,6 +15,8 @@ __all__ = [
     "Method",
     "SecondStage",
     "SeedOutcome",
+    "Toy",
+    "ToySettings",
     "TwoStageSettings",
     "balancing_seeds",
     "feature_batches",
@@ -22,6 +25,7 @@ __all__ = [
     "kept_per_class",
     "nearest_table",
     "on_sphere",
+    "run_toy",
     "tukey",
     "two_stage_settings",
 ]

@@ -25,6 +25,7 @@ from landscape_figures.steps import (
     Silent,
     Spectra,
     Step,
+    ToyRegions,
     Training,
     Walk,
     class_word,
@@ -42,6 +43,7 @@ from landscape.store.surface_file import SurfaceFile
 from landscape.study import Budget, Quiet, StudyPlan
 from landscape.study.surface import SurfacePlan
 from landscape.training.recipe import Recipe
+from landscape.twostage import ToySettings
 
 # ---------------------------------------------------------------------- steps that take no time
 
@@ -258,6 +260,14 @@ def test_every_field_of_a_plan_is_in_the_key_but_those_of_the_machine() -> None:
     others = [replace(second, method="crt"), replace(second, seeds=(1,)), replace(second, seeds=(0, 1))]
     elsewhere = replace(second, features=Features(Training("CE", tiny_recipe(run={"seed": 1}))))
     assert len({each.key for each in (second, elsewhere, *others)}) == 5
+
+
+def test_every_setting_of_a_toy_is_in_its_key() -> None:
+    step = ToyRegions(ToySettings())
+    for field in fields(ToySettings):
+        marked = copy.copy(step.settings)
+        object.__setattr__(marked, field.name, "marked")
+        assert ToyRegions(marked).key != step.key, field.name
 
 
 def test_a_walk_with_eigenvectors_of_a_file_has_no_key() -> None:

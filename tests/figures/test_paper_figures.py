@@ -24,6 +24,7 @@ from landscape.curvature.results import PartSpectrum
 from landscape.plotting import Drawing, read_drawing, save_figure
 from landscape.store import SpectrumFile
 from landscape.training.finished import FinishedRun
+from landscape.twostage.toy import TOY_CLASSIFIERS, run_toy
 
 # Of the draw exp:20 from 122 digits a class.
 COUNTS = [122, 87, 62, 44, 32, 23, 16, 11, 8, 6]
@@ -185,7 +186,11 @@ def _e2(drawing: Drawing, results: Results) -> None:
 
 def _t1(drawing: Drawing, results: Results) -> None:
     file = results.calibrations["TailCalibX"]
-    assert [panel["kind"] for panel in drawing.settings["panels"].values()] == ["tsne", "nearest-class"]
+    assert [panel["kind"] for panel in drawing.settings["panels"].values()] == [
+        "tsne",
+        "nearest-class",
+        "decision-regions",
+    ]
     generated = drawing.arrays["a/generated"].astype(bool)
     real = np.bincount(drawing.arrays["a/labels"][~generated])
     assert real.tolist() == COUNTS
@@ -193,6 +198,14 @@ def _t1(drawing: Drawing, results: Results) -> None:
     made = file.points["generated"]
     tail = made["labels"] == 9
     assert drawing.arrays["b/generated"][9, 9] == pytest.approx((made["nearest_sample"][tail] == 9).mean())
+    toy = run_toy()
+    assert drawing.arrays["c/titles"].tolist() == list(TOY_CLASSIFIERS) == ["long-tailed", "resampled", "TailCalibX"]
+    np.testing.assert_array_equal(drawing.arrays["c/points"], toy.points.numpy())
+    np.testing.assert_array_equal(drawing.arrays["c/accuracy"], [each.result.per_class for each in toy.classifiers])
+    # As the caption has it.
+    as_they_are, resampled, generated = drawing.arrays["c/accuracy"].mean(axis=1)
+    assert as_they_are < generated < resampled
+    assert drawing.arrays["c/accuracy"][:, -1].argmax() == 2
 
 
 def _layers(drawing: Drawing, results: Results, epochs: Sequence[int] = (4, 12, 20)) -> list[PartSpectrum]:
@@ -250,7 +263,7 @@ WORDS = {
     "I1": ("training images", "loss (nats)", "ImbSAM", "tail"),
     "E1": ("epoch", "head: test accuracy", "tail: test accuracy", "stage II", "ρ = 0.1", "η = 40 images", "SSE-SAM"),
     "E2": ("eigenvalue λ", "SSE-SAM", "tail: 9"),
-    "T1": ("generated features", "class of the nearest training feature"),
+    "T1": ("generated features", "class of the nearest training feature", "feature 1", "class 5: "),
     "H1": ("eigenvalue in units", "conv2"),
     "H2": ("to the whole network", "conv2"),
     "H3": ("epoch", "trace"),

@@ -16,8 +16,10 @@ from landscape.optim.stages import GroupAscents
 from landscape.plotting import (
     Drawing,
     Look,
+    PlaneClassifier,
     class_bars,
     compose,
+    decision_regions,
     density_cumulative,
     density_grid,
     density_overlay,
@@ -83,6 +85,12 @@ def anomalies() -> GridResults:
     return GridResults(tuple(runs), {}, "")
 
 
+def classifiers() -> list[PlaneClassifier]:
+    line = PlaneClassifier("line", lambda points: np.c_[points[:, 0], points[:, 1], 0 * points[:, 0]], [1.0, 0.5, 0.0])
+    crosses = (np.array([[0.5, 0.5], [1.5, -1.0]]), np.array([1, 2]))
+    return [line, dataclasses.replace(line, title="$more$", generated=crosses)]
+
+
 KINDS: dict[str, Callable[[Path], Drawing]] = {
     "density": lambda _: density_grid(classes()),
     "density-overlay": lambda _: density_overlay({"CE": classes(), "_SAM": classes()[1:]}),
@@ -96,6 +104,9 @@ KINDS: dict[str, Callable[[Path], Drawing]] = {
     "tsne": lambda folder: tsne_map(calibration(folder / "c.h5")),
     "nearest-class": lambda folder: nearest_class_matrix(calibration(folder / "c.h5")),
     "stages": lambda _: stages(),
+    "decision-regions": lambda _: decision_regions(
+        classifiers(), np.array([[-1.0, 2.0], [2.0, 1.0], [0.0, -1.0]]), np.array([0, 1, 2]), ["a", "b", "$c$"]
+    ),
     "anomaly": lambda _: detection_panels(anomalies()),
 }
 
