@@ -109,6 +109,10 @@ def test_words_that_a_bar_has_no_room_for_are_left_out() -> None:
     [
         (lambda: stage_bars({}), "no method to draw"),
         (lambda: stage_bars(METHODS, {"SSE": {}}), "switches of 'SSE', which is not drawn"),
+        (lambda: stage_bars(METHODS, {"SSE-SAM": {"DRW": 30}}), "'DRW' of 'SSE-SAM' after 30 epochs: .* its 20 epochs"),
+        (lambda: stage_bars(METHODS, {"SSE-SAM": {"DRW": 13.5}}), "after 13.5 epochs: give a whole number"),
+        (lambda: stage_bars({"x": GroupAscents((), (), own=True, eta=None)}), "'x' has radii of 0 epochs"),
+        (lambda: stage_bars({"x": GroupAscents((0.1,), (), own=True, eta=None)}), "1 epochs .* 0 for the tail"),
         (
             lambda: stage_bars({**METHODS, "x": GroupAscents((0.0,), (0.1,), own=True, eta=20.0)}),
             "parted at η = 20, 1000",
