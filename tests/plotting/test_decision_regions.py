@@ -160,3 +160,10 @@ def test_what_does_not_fit_together_is_refused() -> None:
         decision_regions(classifiers()[:1], POINTS, LABELS, ["x"] * 11)
     with pytest.raises(LandscapeError, match="one classifier or more"):
         decision_regions([], POINTS, LABELS, NAMES)
+    column = np.c_[np.zeros(len(POINTS)), POINTS[:, 1]]
+    for points, labels in (
+        (column, LABELS), (np.where(POINTS == POINTS.max(), np.nan, POINTS), LABELS), (POINTS[:0], LABELS[:0]),
+        (POINTS, LABELS + 1), (POINTS, LABELS - 1),
+    ):  # fmt: skip
+        with pytest.raises(LandscapeError, match="differ in both features, and labels from 0 to 3"):
+            decision_regions(classifiers(), points, labels, NAMES)
