@@ -98,6 +98,15 @@ def test_a_radius_that_grows_is_one_bar_and_one_that_jumps_several() -> None:
     assert "ρ = 0.05 → 0.3" in words(drawing.figure.axes[0])
 
 
+def test_a_radius_that_grows_from_zero_or_shrinks_to_it_is_plain_there() -> None:
+    growing = tuple(np.linspace(0, 0.9, 10))
+    drawing = stage_bars({"one": GroupAscents(growing, growing[::-1], own=True, eta=5.0)})
+    assert drawing.arrays["0/head/spans"].tolist() == [[0, 1], [1, 10]]
+    assert drawing.arrays["0/head/radii"].tolist() == [[0, 0], [growing[1], growing[9]]]
+    assert drawing.arrays["0/tail/spans"].tolist() == [[0, 9], [9, 10]]
+    assert drawing.arrays["0/tail/radii"].tolist() == [[growing[9], growing[1]], [0, 0]]
+
+
 def test_words_that_a_bar_has_no_room_for_are_left_out() -> None:
     brief = GroupAscents((0.05,) * 1 + (0.0,) * 99, (0.123456,) * 100, own=True, eta=5.0)
     axes = stage_bars({"SSE-SAM": brief}, {"SSE-SAM": {"stage II": 1}}).figure.axes[0]
