@@ -153,6 +153,17 @@ def test_ten_classes_of_long_names_can_be_read(number: int) -> None:
     assert not any(box.overlaps(axes.get_window_extent()) for axes in framed)
 
 
+def test_axes_stand_at_their_rounded_places_once_the_page_is_laid_out() -> None:
+    figure = drawing().figure
+    inches = figure.get_size_inches()
+    for axes in panels(drawing()):
+        given = axes.get_position(original=True).get_points()
+        np.testing.assert_array_equal(given, np.round(given, 6))
+        low, high = axes.get_position().get_points() * inches
+        across, upwards = high - low
+        assert upwards / across == pytest.approx(np.ptp(axes.get_ylim()) / np.ptp(axes.get_xlim()), rel=1e-6)
+
+
 def test_what_does_not_fit_together_is_refused() -> None:
     with pytest.raises(LandscapeError, match=r"scores of 4 classes .* the figure has 3"):
         decision_regions(classifiers(), POINTS[LABELS < 3], LABELS[LABELS < 3], NAMES[:3])
