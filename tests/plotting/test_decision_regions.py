@@ -156,7 +156,7 @@ def test_ten_classes_of_long_names_can_be_read(number: int) -> None:
 def test_axes_stand_at_their_rounded_places_once_the_page_is_laid_out() -> None:
     figure = drawing().figure
     inches = figure.get_size_inches()
-    for axes in panels(drawing()):
+    for axes in (each for each in figure.axes if each.axison):
         given = axes.get_position(original=True).get_points()
         np.testing.assert_array_equal(given, np.round(given, 6))
         low, high = axes.get_position().get_points() * inches
@@ -173,7 +173,7 @@ def test_what_does_not_fit_together_is_refused() -> None:
         decision_regions([], POINTS, LABELS, NAMES)
     column = np.c_[np.zeros(len(POINTS)), POINTS[:, 1]]
     for points, labels in (
-        (column, LABELS), (np.where(POINTS == POINTS.max(), np.nan, POINTS), LABELS), (POINTS[:0], LABELS[:0]),
+        (column, LABELS), (np.where(POINTS.max() == POINTS, np.nan, POINTS), LABELS), (POINTS[:0], LABELS[:0]),
         (POINTS, LABELS + 1), (POINTS, LABELS - 1),
     ):  # fmt: skip
         with pytest.raises(LandscapeError, match="differ in both features, and labels from 0 to 3"):
