@@ -326,7 +326,8 @@ def _draw_curve(
     marked = np.arange(int(stagger * apart), len(epochs), apart)
     axes.plot(epochs, values, **{**_LINKED, **look}, markevery=marked.tolist(), zorder=3)
     if certified is not None and not certified.all():
-        axes.plot(epochs[~certified], values[~certified], **{**_LINKED, **look, "linestyle": "none"},
+        unsure = marked[~certified[marked]]
+        axes.plot(epochs[unsure], values[unsure], **{**_LINKED, **look, "linestyle": "none"},
                   markerfacecolor="white", zorder=4)  # fmt: skip
     if many and known.any():
         axes.fill_between(epochs, own["low"], own["high"], where=known, color=look["color"], alpha=0.2, linewidth=0)

@@ -63,12 +63,19 @@ def decision_regions(
         the crosses ``generated`` (G, 2), ``generated_labels`` (G,) and ``generated_panels`` (G,).
 
     Raises:
-        LandscapeError: no classifier, more than ten classes, or classifiers that know other classes than these.
+        LandscapeError: no classifier, more than ten classes, classifiers that know other classes than these, points
+            that span no plane, or labels of none of the classes.
     """
     if not classifiers or len(class_names) > len(_MARKERS):
         raise LandscapeError(
             f"decision regions are drawn of one classifier or more and at most {len(_MARKERS)} classes, got "
             f"{len(classifiers)} and {len(class_names)}"
+        )
+    known = np.isin(labels, np.arange(len(class_names)))
+    if not (np.isfinite(points).all() and len(points) and np.ptp(points, axis=0).all() and known.all()):
+        raise LandscapeError(
+            "decision regions need finite points that differ in both features, and labels from 0 to "
+            f"{len(class_names) - 1}"
         )
     shown = [_shown(each.generated) for each in classifiers]
     generated = np.concatenate([some for some, _ in shown])

@@ -53,13 +53,25 @@ def stage_bars(
         epochs and ``METHOD/GROUP/radii`` (b, 2), ρ in the first and the last epoch of each bar, 0 where there is none.
 
     Raises:
-        LandscapeError: no method, switches of one that is not there, or groups that are parted at different η.
+        LandscapeError: no method, one without epochs or of which head and tail have different ones, switches of one
+            that is not there or outside its epochs, or groups that are parted at different η.
     """
     marks = switches or {}
     if not methods:
         raise LandscapeError("no method to draw: give one or more")
     if unknown := [name for name in marks if name not in methods]:
         raise LandscapeError(f"switches of '{unknown[0]}', which is not drawn: there are {', '.join(methods)}")
+    for name, ascents in methods.items():
+        epochs = len(ascents.head)
+        if not epochs or len(ascents.tail) != epochs:
+            raise LandscapeError(
+                f"'{name}' has radii of {epochs} epochs for the head and {len(ascents.tail)} for the tail"
+            )
+        for switch, epoch in marks.get(name, {}).items():
+            if epoch not in range(epochs + 1):
+                raise LandscapeError(
+                    f"switch '{switch}' of '{name}' after {epoch:g} epochs: give a whole number of its {epochs} epochs"
+                )
     etas = sorted({ascents.eta for ascents in methods.values() if ascents.eta is not None})
     if len(etas) > 1:
         raise LandscapeError(

@@ -34,6 +34,13 @@ _LATEX = {
     }.items()},
 }  # fmt: skip
 
+_ESCAPED = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "~": r"\textasciitilde ", "^": r"\textasciicircum ", "\\": r"\textbackslash ",
+    }
+)  # fmt: skip
+
 
 def result_table(
     rows: Sequence[str],
@@ -84,6 +91,8 @@ def result_table(
     for heads, count, what in ((spans, shape[1], "columns"), (sections, shape[0], "rows")):
         if heads is not None and sum(number for _, number in heads) != count:
             raise LandscapeError(f"heads over {sum(n for _, n in heads)} {what} do not fit a table of {count} {what}")
+        if heads is not None and min(number for _, number in heads) < 1:
+            raise LandscapeError(f"a head stands over one of the {what} or more: leave out those over none")
     arrays: dict[str, NDArray[Any]] = {
         "rows": np.array(list(rows)),
         "columns": np.array(list(columns)),
@@ -176,14 +185,17 @@ def _latex(drawing: Drawing, lines: Sequence[_Line]) -> str:
 
     columns = drawing.arrays["columns"].tolist()
     above = [words for words, number in drawing.settings["spans"] for _ in range(number)]
-    heads: Any = pandas.MultiIndex.from_arrays([above, columns]) if above else columns
-    # Rows may well be called alike; a hidden number tells them apart.
+    # Rows and columns may well be called alike; a hidden number tells them apart.
+    heads = pandas.MultiIndex.from_arrays([*([above] if above else []), range(len(columns)), columns])
     index = pandas.MultiIndex.from_arrays([range(len(lines)), [line.name for line in lines]])
     frame = pandas.DataFrame([line.cells for line in lines], index=index, columns=heads)
-    frame.columns.names = [*[None] * (frame.columns.nlevels - 1), drawing.settings["corner"] or None]
+    # pandas escapes the names of levels from version 3 on alone.
+    corner = _symbols(drawing.settings["corner"].translate(_ESCAPED))
+    frame.columns.names = [*[None] * (heads.nlevels - 1), corner or None]
     marks = np.where([line.bold for line in lines], "textbf:--rwrap;", "")
     slanted = np.where([line.is_head for line in lines], "textit:--rwrap;", "")
-    styled = frame.style.hide(axis=0, level=0).format(_symbols).apply(lambda _: marks, axis=None)
+    styled = frame.style.hide(axis=0, level=0).hide(axis=1, level=heads.nlevels - 2)
+    styled = styled.format(_symbols).apply(lambda _: marks, axis=None)
     styled = styled.apply_index(lambda _: slanted, axis=0, level=1)
     styled = styled.format_index(_symbols, escape="latex", axis=0, level=1)
     styled = styled.format_index(_symbols, escape="latex-math", axis=1)  # their $_{…}$ are formulas in the figure too

@@ -458,3 +458,12 @@ def test_sweeps_follow_the_checkpoints_of_the_run(tmp_path: Path) -> None:
     file = SpectrumFile.open(compute([step], Work(tmp_path))[step.key])
     assert file.complete_parts() == ["epoch/2/class/9", "epoch/4/class/9"]
     assert all(f"{training.key[:12]}/epoch-000" in name for name in file.meta["checkpoints"])
+
+
+def test_asam_has_the_radius_of_its_data_set() -> None:
+    paper = open_scale("paper", ["folder:ten", "cifar100=folder:hundred"])
+    radii = {
+        on: figure_methods.train(paper, "CE+DRW+ASAM", on=on).recipe.optimizer.rho for on in ("cifar10", "cifar100")
+    }
+    assert radii == {"cifar10": 0.5, "cifar100": 1.0}
+    assert figure_methods.train(paper, "CE+DRW+ASAM", on="cifar100").recipe.data.source == "folder:hundred"

@@ -157,3 +157,10 @@ def test_classes_without_names_are_said_to_be_classes(rotated: bool) -> None:
     assert label(class_sizes([5, 3], rotated=rotated)) == label(accuracy_bars({"CE": [0.5, 0.2]})) == "class"
     assert label(class_sizes([5, 3], ["cat", "7"], rotated=rotated)) == ""
     assert label(accuracy_bars({"CE": [0.5, 0.2]}, names=["cat", "7"])) == ""
+
+
+def test_percent_labels_have_the_digits_that_the_ticks_need() -> None:
+    axes = accuracy_bars({"CE": [0.012, 0.009]}).figure.axes[0]
+    shown = {label.get_text(): share for label, share in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)}
+    assert len(shown) == len(axes.get_yticks())
+    assert all(100 * share == pytest.approx(float(words)) for words, share in shown.items())

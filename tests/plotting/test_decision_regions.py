@@ -153,6 +153,17 @@ def test_ten_classes_of_long_names_can_be_read(number: int) -> None:
     assert not any(box.overlaps(axes.get_window_extent()) for axes in framed)
 
 
+def test_axes_stand_at_their_rounded_places_once_the_page_is_laid_out() -> None:
+    figure = drawing().figure
+    inches = figure.get_size_inches()
+    for axes in (each for each in figure.axes if each.axison):
+        given = axes.get_position(original=True).get_points()
+        np.testing.assert_array_equal(given, np.round(given, 6))
+        low, high = axes.get_position().get_points() * inches
+        across, upwards = high - low
+        assert upwards / across == pytest.approx(np.ptp(axes.get_ylim()) / np.ptp(axes.get_xlim()), rel=1e-6)
+
+
 def test_what_does_not_fit_together_is_refused() -> None:
     with pytest.raises(LandscapeError, match=r"scores of 4 classes .* the figure has 3"):
         decision_regions(classifiers(), POINTS[LABELS < 3], LABELS[LABELS < 3], NAMES[:3])
@@ -160,3 +171,10 @@ def test_what_does_not_fit_together_is_refused() -> None:
         decision_regions(classifiers()[:1], POINTS, LABELS, ["x"] * 11)
     with pytest.raises(LandscapeError, match="one classifier or more"):
         decision_regions([], POINTS, LABELS, NAMES)
+    column = np.c_[np.zeros(len(POINTS)), POINTS[:, 1]]
+    for points, labels in (
+        (column, LABELS), (np.where(POINTS.max() == POINTS, np.nan, POINTS), LABELS), (POINTS[:0], LABELS[:0]),
+        (POINTS, LABELS + 1), (POINTS, LABELS - 1),
+    ):  # fmt: skip
+        with pytest.raises(LandscapeError, match="differ in both features, and labels from 0 to 3"):
+            decision_regions(classifiers(), points, labels, NAMES)

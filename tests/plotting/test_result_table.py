@@ -113,6 +113,21 @@ def test_latex_is_a_booktabs_table_that_escapes_names() -> None:
     ]
 
 
+def test_what_is_called_alike_is_told_apart_in_latex() -> None:
+    twice = result_table(["CE", "CE"], ["All", "All"], [[1.0, np.nan], [2.0, 3.0]], sections=[("x", 1), ("x", 1)],
+                         spans=[("y", 2)], corner="m_e (ρ & 50%)")  # fmt: skip
+    assert table_text(twice, "latex").splitlines()[2:-2] == [
+        r" & \multicolumn{2}{c}{y} \\",
+        r"m\_e ($\rho$ \& 50\%) & All & All \\",
+        r"\midrule",
+        r"\textit{x} &  &  \\",
+        r"CE & \textbf{1.0} & -- \\",
+        r"\midrule",
+        r"\textit{x} &  &  \\",
+        r"CE & \textbf{2.0} & \textbf{3.0} \\",
+    ]
+
+
 def test_sections_have_heads_and_a_best_of_their_own() -> None:
     numbers = np.array(NUMBERS)
     drawing = result_table(ROWS * 2, HEADS[:4], np.concatenate([numbers[:, :4], numbers[:, 4:]]), corner="method",
@@ -147,6 +162,8 @@ def test_sections_have_heads_and_a_best_of_their_own() -> None:
         (lambda: result_table(["a"], ["x"], [[1.0]], best="most"), "max, min or none"),  # type: ignore[arg-type]
         (lambda: result_table(["a"], ["x"], [[1.0]], spans=[("y", 2)]), "heads over 2 columns do not fit"),
         (lambda: result_table(["a"], ["x"], [[1.0]], sections=[("y", 2)]), "heads over 2 rows do not fit"),
+        (lambda: result_table(["a"], ["x"], [[1.0]], sections=[("y", 1), ("z", 0)]), "over one of the rows or more"),
+        (lambda: result_table(["a"], ["x"], [[1.0]], spans=[("y", 2), ("z", -1)]), "over one of the columns or more"),
         (lambda: table_text(class_sizes([3, 2]), "latex"), "'class-sizes' is no table"),
         (lambda: table_text(published(), "html"), "not as 'html'"),  # type: ignore[arg-type]
         (

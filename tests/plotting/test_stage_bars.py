@@ -98,6 +98,15 @@ def test_a_radius_that_grows_is_one_bar_and_one_that_jumps_several() -> None:
     assert "ρ = 0.05 → 0.3" in words(drawing.figure.axes[0])
 
 
+def test_a_radius_that_grows_from_zero_or_shrinks_to_it_is_plain_there() -> None:
+    growing = tuple(np.linspace(0, 0.9, 10))
+    drawing = stage_bars({"one": GroupAscents(growing, growing[::-1], own=True, eta=5.0)})
+    assert drawing.arrays["0/head/spans"].tolist() == [[0, 1], [1, 10]]
+    assert drawing.arrays["0/head/radii"].tolist() == [[0, 0], [growing[1], growing[9]]]
+    assert drawing.arrays["0/tail/spans"].tolist() == [[0, 9], [9, 10]]
+    assert drawing.arrays["0/tail/radii"].tolist() == [[growing[9], growing[1]], [0, 0]]
+
+
 def test_words_that_a_bar_has_no_room_for_are_left_out() -> None:
     brief = GroupAscents((0.05,) * 1 + (0.0,) * 99, (0.123456,) * 100, own=True, eta=5.0)
     axes = stage_bars({"SSE-SAM": brief}, {"SSE-SAM": {"stage II": 1}}).figure.axes[0]
@@ -109,6 +118,10 @@ def test_words_that_a_bar_has_no_room_for_are_left_out() -> None:
     [
         (lambda: stage_bars({}), "no method to draw"),
         (lambda: stage_bars(METHODS, {"SSE": {}}), "switches of 'SSE', which is not drawn"),
+        (lambda: stage_bars(METHODS, {"SSE-SAM": {"DRW": 30}}), "'DRW' of 'SSE-SAM' after 30 epochs: .* its 20 epochs"),
+        (lambda: stage_bars(METHODS, {"SSE-SAM": {"DRW": 13.5}}), "after 13.5 epochs: give a whole number"),
+        (lambda: stage_bars({"x": GroupAscents((), (), own=True, eta=None)}), "'x' has radii of 0 epochs"),
+        (lambda: stage_bars({"x": GroupAscents((0.1,), (), own=True, eta=None)}), "1 epochs .* 0 for the tail"),
         (
             lambda: stage_bars({**METHODS, "x": GroupAscents((0.0,), (0.1,), own=True, eta=20.0)}),
             "parted at η = 20, 1000",

@@ -229,6 +229,17 @@ def test_long_histories_have_bands_and_few_markers_at_places_of_their_own() -> N
     assert heights.max() == pytest.approx(0.54 + 0.005 + math.sqrt(0.00005))
 
 
+def test_of_long_curves_only_marked_epochs_say_whether_they_are_certified() -> None:
+    epochs = np.arange(40.0)
+    values, certified = -1 - epochs, epochs % 2 == 0
+    curve = Curve("lambda_min", "CE", "class/0", "0", epochs, values, values, values, certified, 0.1)
+    lines = training_curves([curve]).figure.axes[0].lines
+    (filled,) = (each for each in lines if len(each.get_xdata()) == 40)
+    (hollow,) = (each for each in lines if each.get_markerfacecolor() == "white")
+    marked = np.array(filled.get_markevery())
+    assert hollow.get_xdata().tolist() == [epoch for epoch in marked if epoch % 2]
+
+
 def test_an_unbounded_error_has_no_bar() -> None:
     curve = history_curves({"CE": RUNS[:1]}, parts=["all"])[0]
     unbounded = dataclasses.replace(curve, low=curve.values - 0.02, high=np.array([np.inf, 0.3, np.inf, np.inf]))

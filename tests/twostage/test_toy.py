@@ -138,6 +138,16 @@ def test_training_ends_at_the_minimum_of_what_it_claims_to_minimise(toy: Toy, pl
     assert (other == predicted).mean() < 0.9
 
 
+def test_weight_decay_is_that_of_the_settings() -> None:
+    toy = run_toy(replace(SMALL, weight_decay=0.3, epochs=60))
+    points, labels = toy.points.double().numpy(), toy.labels.numpy()
+    best = optimum(points, labels, np.full(len(labels), 1 / len(labels)), 0.3)
+    classifier = toy.classifiers[0]
+    np.testing.assert_allclose(classifier.weight.T.numpy(), best[:2], atol=0.01)
+    np.testing.assert_allclose(classifier.bias.numpy(), best[2], atol=0.01)
+    assert np.abs(best).max() > 0.2
+
+
 def test_more_neighbours_than_classes_are_refused() -> None:
     with pytest.raises(LandscapeError, match="only 6 classes"):
         run_toy(replace(SMALL, neighbors=7))
