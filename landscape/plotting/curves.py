@@ -187,7 +187,7 @@ def training_curves(
 
     With a single part methods take all three, with a single method parts: all differ in grey too. λ_min is shown on a
     scale that is linear within the noise floor (but at least 1e-3 of the largest magnitude), its negative side shaded,
-    and its markers are filled where it certifies a negative eigenvalue; ratios and shares are on a linear axis; what is
+    and its markers are filled where it certifies a negative eigenvalue, at all epochs up to the next marker; ratios and shares are on a linear axis; what is
     positive on a logarithmic one. Error bars, or bands over more than 30 epochs (of which only some have a marker), are
     those of the curves; what has no error or an unbounded one has no bar.
 
@@ -326,7 +326,8 @@ def _draw_curve(
     marked = np.arange(int(stagger * apart), len(epochs), apart)
     axes.plot(epochs, values, **{**_LINKED, **look}, markevery=marked.tolist(), zorder=3)
     if certified is not None and not certified.all():
-        unsure = marked[~certified[marked]]
+        # A marker speaks for all epochs up to the next one, so that no doubt is hidden between two.
+        unsure = marked[[not held.all() for held in np.split(certified, marked[1:])]]
         axes.plot(epochs[unsure], values[unsure], **{**_LINKED, **look, "linestyle": "none"},
                   markerfacecolor="white", zorder=4)  # fmt: skip
     if many and known.any():

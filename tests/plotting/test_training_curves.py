@@ -229,15 +229,16 @@ def test_long_histories_have_bands_and_few_markers_at_places_of_their_own() -> N
     assert heights.max() == pytest.approx(0.54 + 0.005 + math.sqrt(0.00005))
 
 
-def test_of_long_curves_only_marked_epochs_say_whether_they_are_certified() -> None:
+def test_a_marker_of_a_long_curve_is_filled_where_all_epochs_up_to_the_next_are_certified() -> None:
     epochs = np.arange(40.0)
-    values, certified = -1 - epochs, epochs % 2 == 0
+    values, certified = -1 - epochs, np.ones(40, dtype=bool)
+    certified[[7, 12, 39]] = False
     curve = Curve("lambda_min", "CE", "class/0", "0", epochs, values, values, values, certified, 0.1)
     lines = training_curves([curve]).figure.axes[0].lines
     (filled,) = (each for each in lines if len(each.get_xdata()) == 40)
     (hollow,) = (each for each in lines if each.get_markerfacecolor() == "white")
-    marked = np.array(filled.get_markevery())
-    assert hollow.get_xdata().tolist() == [epoch for epoch in marked if epoch % 2]
+    assert filled.get_markevery() == [0, 6, 12, 18, 24, 30, 36]
+    assert hollow.get_xdata().tolist() == [6, 12, 36]
 
 
 def test_an_unbounded_error_has_no_bar() -> None:
