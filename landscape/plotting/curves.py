@@ -187,9 +187,9 @@ def training_curves(
 
     With a single part methods take all three, with a single method parts: all differ in grey too. λ_min is shown on a
     scale that is linear within the noise floor (but at least 1e-3 of the largest magnitude), its negative side shaded,
-    and its markers are filled where it certifies a negative eigenvalue, at all epochs up to the next marker; ratios and shares are on a linear axis; what is
-    positive on a logarithmic one. Error bars, or bands over more than 30 epochs (of which only some have a marker), are
-    those of the curves; what has no error or an unbounded one has no bar.
+    and its markers are filled where it certifies a negative eigenvalue, at all epochs up to the next marker; ratios and
+    shares are on a linear axis; what is positive on a logarithmic one. Error bars, or bands over more than 30 epochs
+    (of which only some have a marker), are those of the curves; what has no error or an unbounded one has no bar.
 
     Args:
         curves: from :func:`sweep_curves` and :func:`history_curves`, in any mixture; panels, parts and methods are in
