@@ -151,8 +151,8 @@ def _cells(arrays: Arrays, settings: Mapping[str, Any]) -> tuple[list[list[str]]
     words = [[_ABSENT] * values.shape[1] for _ in range(len(values))]
     bold = np.zeros(values.shape, dtype=bool)
     for column, (best, digits) in enumerate(zip(settings["best"], settings["digits"], strict=True)):
-        printed = np.round(values[:, column], digits)
-        for row, (value, error) in enumerate(zip(values[:, column], errors[:, column], strict=True)):
+        printed = np.round(values[:, column], digits) + 0.0  # of what rounds to −0 no sign stays
+        for row, (value, error) in enumerate(zip(printed, errors[:, column], strict=True)):
             if math.isfinite(value):
                 spread = f" ± {error:.{digits}f}" if math.isfinite(error) else ""
                 words[row][column] = f"{value:.{digits}f}{spread}".replace("-", "−")

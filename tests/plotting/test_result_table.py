@@ -54,6 +54,11 @@ def test_least_may_be_best_and_what_is_printed_alike_is_equally_good() -> None:
     assert "0.31" in words
 
 
+def test_what_rounds_to_nothing_has_no_sign() -> None:
+    lines = table_text(result_table(["a", "b"], ["x"], [[-0.04], [-0.06]]), "markdown").splitlines()
+    assert lines[2:] == ["| a | **0.0** |", "| b | −0.1 |"]
+
+
 def test_columns_are_ranged_right_below_their_heads() -> None:
     texts = drawn_texts(published().figure)
     ends: dict[str, set[float]] = {}
