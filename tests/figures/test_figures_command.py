@@ -186,6 +186,9 @@ def test_every_recipe_draws_at_the_paper_scale_what_its_paper_has() -> None:
 
 
 def test_another_data_set_is_shown_where_its_images_are_named() -> None:
+    for words in ([], ["folder:images"]):  # `figures list` asks without images
+        assert list(open_scale("paper", words).data_sets) == ["cifar10"]
+    assert list(open_scale("paper", ["cifar100:c100"]).data_sets) == ["cifar10", "cifar100"]
     for words, source in (("cifar100:c100", "cifar100"), ("cifar100=folder:b=c", "folder:b=c")):
         scale = open_scale("paper", ["folder:images", words])
         runs = load_figure("S6").needs(scale).runs
