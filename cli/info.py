@@ -37,7 +37,7 @@ _DESCRIBED = {
     FEATURES_SCHEMA: describe_features,
     CALIBRATION_SCHEMA: describe_calibration,
     SURFACE_SCHEMA: describe_surface,
-    "landscape-drawing": _describe_figure,  # spelled out for the same reason
+    "landscape-drawing": _describe_figure,  # DRAWING_SCHEMA, spelled out: its module loads what draws
 }
 
 

@@ -123,10 +123,7 @@ def make(
     needs = figure.needs(scale)
     places = compute(needs.steps, work, device=device, command=command, reporter=reporter)
     drawing = figure.draw(Results.of(needs, places)).looking(look)
-    # Each from a figure of its own: laying one out again for the second file would start from where the first ended.
-    paths = [
-        save_figure(drawing.looking(look).figure, output / f"{figure.name}{suffix}") for suffix in (".pdf", ".png")
-    ]
+    paths = [save_figure(drawing.figure, output / f"{figure.name}{suffix}") for suffix in (".pdf", ".png")]
     origin = {
         "figure": figure.name,
         "scale": scale.name,

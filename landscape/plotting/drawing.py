@@ -105,9 +105,19 @@ class Drawing:
 
     @cached_property
     def figure(self) -> Figure:
-        """The figure, laid out."""
+        """The figure, laid out.
+
+        Raises:
+            LandscapeError: an array or a setting that its renderer looks for is not there.
+        """
         with style(self.look):
-            figure = _RENDERERS[self.kind](self.arrays, self.settings)
+            try:
+                figure = _RENDERERS[self.kind](self.arrays, self.settings)
+            except KeyError as error:
+                raise LandscapeError(
+                    f"a figure of kind '{self.kind}' without {error}, as another version of landscape may have written "
+                    "it: make it again from its results"
+                ) from error
             assert isinstance(figure, Figure)
             # Ticks take their style when they are made, which is when they are first laid out.
             figure.draw_without_rendering()
@@ -120,7 +130,11 @@ class Drawing:
 
 
 def _settle(figure: Figure) -> None:
-    """Keep the layout as it is, rounded: its solver adds in no fixed order, and its last digits would show in files."""
+    """Keep the layout as it is, rounded.
+
+    Its solver adds in no fixed order, and its last digits would show in files; and a figure that is saved a second time
+    would be laid out from where the first ended.
+    """
     figure.set_layout_engine("none")
     parts = list(figure.subfigs)
     for part in parts:
@@ -285,8 +299,7 @@ def save_drawing(
         LandscapeError: as :func:`save_figure` and :func:`check_drawing_paths`.
     """
     check_drawing_paths(path)
-    # A figure of its own: one that was saved before would be laid out from where that ended, in other bytes.
-    figure_path = save_figure(replace(drawing).figure, path)
+    figure_path = save_figure(drawing.figure, path)
     return figure_path, write_drawing(drawing, _array_path(figure_path), origin=origin)
 
 

@@ -45,10 +45,10 @@ def escape_lines(spectra: Sequence[PartSpectrum]) -> Drawing:
         spectra: the parts, in panel order; each with its certificates.
 
     Returns:
-        The drawing; its arrays are ``parts`` and ``labels`` (P,) and, each (P,), ``loss`` L(θ), ``slope`` gᵀv,
-        ``lambda_min``, ``convex`` vᵀGv, ``threshold`` 2‖∇L‖/|λ_min|, ``best_step`` and ``decrease`` (0 where no loss
-        on the line is lower), ``limits`` (P, 2) of the vertical axes and, for the p-th part, ``p/steps`` and
-        ``p/losses`` (s,).
+        The drawing; its arrays are ``parts``, ``labels`` and ``num_samples`` (P,) and, each (P,), ``loss`` L(θ),
+        ``slope`` gᵀv, ``lambda_min``, ``convex`` vᵀGv, ``threshold`` 2‖∇L‖/|λ_min|, ``best_step`` and ``decrease`` (0
+        where no loss on the line is lower), ``limits`` (P, 2) of the vertical axes and, for the p-th part, ``p/steps``
+        and ``p/losses`` (s,).
 
     Raises:
         LandscapeError: no part, more than :data:`~landscape.plotting.density.MAX_PANELS`, or one without certificates.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,19 @@ def test_arrays_of_older_files_do_not_say_what_they_are(tmp_path: Path) -> None:
         file["mean"] = [1.0]
     with pytest.raises(LandscapeError, match="does not say how its arrays are drawn"):
         read_drawing(tmp_path / "old.h5")
+
+
+@pytest.mark.parametrize("compose_it", [False, True])
+def test_what_another_version_has_left_out_is_named(compose_it: bool, tmp_path: Path) -> None:
+    drawing = bars_of("ν of the tail")
+    whole = compose([[drawing]]) if compose_it else drawing
+    path = write_drawing(whole, tmp_path / "a.h5")
+    with h5py.File(path, "a") as file:
+        settings = json.loads(file["settings"].asstr()[()])
+        del (settings["panels"]["a"]["settings"] if compose_it else settings)["title"]
+        file["settings"][()] = json.dumps(settings)
+    with pytest.raises(LandscapeError, match=r"without 'title'.*make it again"):
+        _ = read_drawing(path).figure
 
 
 def test_drawing_leaves_the_users_parameters_alone() -> None:
